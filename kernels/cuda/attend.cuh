@@ -1,0 +1,212 @@
+// Attention over every token, for the groups that must be read (all of them under the exact policy).
+//
+// Each block streams its even share of the tiles (split.cuh) through warp-private rings of asynchronous copies; no
+// barrier stands in the stream. At the end of a span the block's warps join their states and leave one partial result in
+// scratch; the blocks of a group join those together (combine.cuh). With nothing to read the kernel returns at once.
+//
+// Launch: grid = one block per multiprocessor, >= num_kv_heads, all resident at once; block = kAttendThreads; dynamic
+// shared memory = attend_shared_bytes<kDim, kHeads>(). Programmatic dependent launch is allowed and useful; what is read ahead is
+// the step state and K and V of tokens before the newest.
+#pragma once
+
+#include "combine.cuh"
+
+constexpr int kAttendWarps = 4;
+constexpr int kAttendThreads = 32 * kAttendWarps;
+constexpr int kMaxKvHeads = 128;
+
+// Shared memory that a block may have, in KB. The host passes its device's value where a kernel uses this.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 900 || (__CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200)
+constexpr int kSharedKb = 227;
+#elif __CUDA_ARCH__ == 800 || __CUDA_ARCH__ == 870
+constexpr int kSharedKb = 163;
+#else
+constexpr int kSharedKb = 99;
+#endif
+
+// Tiles that a warp keeps in flight or in use: 4 at head dimension 128, about the same bytes at others, fewer where they
+// do not fit. At least 2, so a head dimension may ask for more than a small device has.
+template <int kDim>
+__host__ __device__ constexpr int attend_stages(int shared_kb) {
+    const int wanted = 512 / kDim < 3 ? 3 : 512 / kDim;
+    const int fitting = (shared_kb * 1024 - 16 * TileLayout<kDim>::kPitch - 1024) / (kAttendWarps * TileLayout<kDim>::kBytes);
+    return fitting < 2 ? 2 : fitting < wanted ? fitting : wanted;
+}
+template <int kDim, int kHeads>
+__host__ __device__ constexpr int attend_shared_bytes(int shared_kb) {
+    const int needed = kAttendWarps * attend_stages<kDim>(shared_kb) * TileLayout<kDim>::kBytes + kHeads * TileLayout<kDim>::kPitch;
+    // More than half of a multiprocessor's shared memory, or two blocks could share one and leave another idle.
+    const int exclusive = (shared_kb + 1) / 2 * 1024 + 1024;
+    return needed > exclusive ? needed : exclusive;
+}
+
+struct AttendShared {
+    int groups[kMaxKvHeads];       // KV heads to read, ascending
+    int num_groups;
+    int free_stage[kAttendWarps];  // where each warp left its state
+};
+
+// The KV heads that will be read, as far as can be told before this step's decisions: all of them if nothing is ever decided,
+// or if all were read in the latest step; otherwise none. One warp.
+__device__ inline void expect_groups(const AttendArgs& args, AttendShared& shared) {
+    bool all = true;
+    for (int group = threadIdx.x; group < args.heads.num_kv_heads; group += 32) {
+        shared.groups[group] = group;
+        all = all && (args.decisions == nullptr || (observe(args.decisions + group) & 1));
+    }
+    all = __all_sync(0xffffffffu, all);
+    if (threadIdx.x == 0) shared.num_groups = all ? args.heads.num_kv_heads : 0;
+}
+
+// The KV heads to read, in order, once every decision of this step is known. One warp.
+__device__ inline void list_groups(const AttendArgs& args, AttendShared& shared) {
+    const int lane = threadIdx.x;
+    const unsigned step = args.state->step & 0x7fffffffu;
+    int found = 0;
+    for (int base = 0; base < args.heads.num_kv_heads; base += 32) {
+        const int group = base + lane;
+        bool read = false;
+        if (group < args.heads.num_kv_heads) {
+            unsigned decision = observe(args.decisions + group);
+            while (decision >> 1 != step) decision = observe(args.decisions + group);
+            read = decision & 1;
+            fence_device();
+        }
+        const unsigned mask = __ballot_sync(0xffffffffu, read);
+        if (read) shared.groups[found + __popc(mask & ((1u << lane) - 1))] = group;
+        found += __popc(mask);
+    }
+    if (lane == 0) shared.num_groups = found;
+}
+
+template <class E, int kDim, int kHeads>
+__device__ inline void attend(const AttendArgs& args) {
+    using State = WarpState<E, kDim, kHeads>;
+    constexpr int kStages = attend_stages<kDim>(kSharedKb);
+    constexpr int kTileBytes = TileLayout<kDim>::kBytes;
+    extern __shared__ __align__(128) unsigned char buffer[];  // tiles [warp, stage], then queries
+    __shared__ AttendShared shared;
+    unsigned char* const queries = buffer + kAttendWarps * kStages * kTileBytes;
+    const int warp = threadIdx.x / 32, block = blockIdx.x, group_size = args.heads.group;
+
+    allow_next();
+    const int position = args.state->position, length = position + 1;
+    const int boundary = args.ring.meta != nullptr ? prefix_end(position, args.ring.band) : length;
+    if (warp == 0) expect_groups(args, shared);
+    __syncthreads();
+
+    Split split(length, boundary, shared.num_groups, gridDim.x);
+    int begin = 0, end = 0;            // this block's tiles
+    int next = 0, stage = 0;           // this warp's next tile, which will be in buffer `stage`
+    TileAt at_next{}, at_load{};       // where it lies, and where the tile to load next does
+    bool early = true;                 // earlier kernels of this step may still run
+    const uint64_t policy = evict_first_policy();
+    const uint32_t tiles = shared_address(buffer + warp * kStages * kTileBytes);
+    const size_t head_bytes = static_cast<size_t>(args.kv.capacity) * (2 * kDim);
+    const auto load = [&](int tile, int into) {  // tile: that at_load describes
+        if (tile < end) {
+            const Span tokens = split.tokens(at_load.tile);
+            // The newest token is the only one that a kernel of this step writes.
+            if (early && tokens.begin + kTileTokens >= length) wait_for_previous();
+            const size_t offset = shared.groups[at_load.group] * head_bytes;
+            const char* k = static_cast<const char*>(args.kv.k) + offset;
+            const char* v = static_cast<const char*>(args.kv.v) + offset;
+            load_tile<kDim>(tiles + into * kTileBytes, k, v, tokens.begin, tokens.end, policy);
+            at_load = split.advance(at_load, kAttendWarps);
+        }
+        commit_copies();
+    };
+    const auto start = [&] {
+        begin = block < split.blocks ? split.start(block) : 0;
+        end = block < split.blocks ? split.start(block + 1) : 0;
+        next = begin + warp;
+        at_next = at_load = split.at(next);
+        for (int i = 0; i < kStages - 1; ++i) load(next + i * kAttendWarps, i);
+    };
+    start();
+
+    unsigned long long tokens_read = 0;
+    if (args.decisions == nullptr) {
+        wait_for_previous();
+    } else {
+        // The reuse kernel before this one still runs for groups that hit. What it waited for is visible through its
+        // decisions, so this kernel waits for it only before it ends.
+        const int expected = shared.num_groups;
+        __syncthreads();
+        if (warp == 0) list_groups(args, shared);
+        __syncthreads();
+        if (shared.num_groups != expected) {
+            wait_copies<0>();
+            tokens_read = split.tokens_between(begin, min(end, begin + (kStages - 1) * kAttendWarps));
+            split = Split(length, boundary, shared.num_groups, gridDim.x);
+            early = false;
+            start();
+        }
+    }
+    early = false;
+
+    State state;
+    for (int at = begin; at < end;) {
+        const int span = split.span_of(at), index = span / 2;
+        const int span_end = min(end, split.span_end(span));
+        const int kv_head = shared.groups[index];
+        if (at == begin || at == index * split.tiles) {
+            const char* q = static_cast<const char*>(args.q_rot) + static_cast<size_t>(kv_head) * group_size * (2 * kDim);
+            load_queries<kDim, kHeads>(queries, q, group_size, threadIdx.x, kAttendThreads);
+        }
+        __syncthreads();
+
+        state.clear();
+        for (; next < span_end; next += kAttendWarps, at_next = split.advance(at_next, kAttendWarps)) {
+            wait_copies<kStages - 2>();
+            __syncwarp();  // copies of all lanes are visible, and the buffer of the previous tile is free
+            load(next + (kStages - 1) * kAttendWarps, stage == 0 ? kStages - 1 : stage - 1);
+            const Span tokens = split.tokens(at_next.tile);
+            state.template add<false>(tiles + stage * kTileBytes, shared_address(queries), args.heads.scale_log2, tokens.begin, tokens.end,
+                                      nullptr);
+            stage = stage + 1 == kStages ? 0 : stage + 1;
+        }
+
+        // The buffer of the latest tile has no copy under way: it takes the warp's state.
+        const int free_stage = stage == 0 ? kStages - 1 : stage - 1;
+        __syncwarp();
+        state.store(reinterpret_cast<float*>(buffer + (warp * kStages + free_stage) * kTileBytes));
+        if (threadIdx.x % 32 == 0) shared.free_stage[warp] = free_stage;
+        __syncthreads();
+        const int row = Split::scratch(block, span) * group_size;
+        const auto region = [&](int w) {
+            return reinterpret_cast<const float*>(buffer + (w * kStages + shared.free_stage[w]) * kTileBytes);
+        };
+        for (int i = threadIdx.x; i < group_size * (kDim / 4); i += kAttendThreads) {
+            const int head = i / (kDim / 4), dim = i % (kDim / 4) * 4;
+            const Partial<float4> part = join<State, kDim, kHeads>(region, kAttendWarps, head, dim).partial();
+            *reinterpret_cast<float4*>(args.partial_out + static_cast<size_t>(row + head) * kDim + dim) = part.out;
+            if (dim == 0) args.partial_lse[row + head] = part.lse;
+        }
+
+        at = span_end;
+        __syncthreads();  // the states have been read, copies may overwrite them
+        const bool group_ends = at == (index + 1) * split.tiles;
+        if (threadIdx.x == 0 && (at == end || group_ends)) count_in(args.arrivals + 2 * kv_head);
+        if (at == end) finish_group<kDim>(args, split, index, kv_head, position);
+    }
+
+    if (threadIdx.x == 0) {
+        tokens_read += split.tokens_between(begin, end);
+        if (tokens_read > 0) atomicAdd(&args.counters->kv_bytes_read, tokens_read * (4 * kDim));
+        if (args.decisions == nullptr) atomicAdd(&args.counters->kv_bytes_exact, tokens_read * (4 * kDim));
+    }
+    wait_for_previous();
+}
+
+// Registers are capped so that these blocks fit beside the reuse kernel's, except where the state needs more.
+#define ATTEND_KERNEL(name, element, dim, heads)                                                                                \
+    extern "C" __global__ void __maxnreg__((dim) * (heads) <= 1024 ? 128 : 255) name(const __grid_constant__ AttendArgs args) { \
+        attend<element, dim, heads>(args);                                                                                      \
+    }
+// The four kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.
+#define ATTEND_KERNELS(dim)                                \
+    ATTEND_KERNEL(attend_bf16_d##dim##_h8, Bf16, dim, 8)   \
+    ATTEND_KERNEL(attend_bf16_d##dim##_h16, Bf16, dim, 16) \
+    ATTEND_KERNEL(attend_f16_d##dim##_h8, F16, dim, 8)     \
+    ATTEND_KERNEL(attend_f16_d##dim##_h16, F16, dim, 16)

@@ -1,0 +1,15 @@
+// Timing of layers in a graph.
+#pragma once
+
+#include <vector>
+
+#include "device.h"
+
+struct BenchOptions {
+    std::vector<int> contexts;
+    std::vector<Shape> shapes;
+    bool brief = false;  // four settings only
+    bool plain = false;  // also a plain sum over the same bytes
+};
+
+void bench(const BenchOptions& options);

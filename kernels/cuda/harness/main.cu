@@ -1,0 +1,39 @@
+// check [quick] [exact]            every kernel against the oracle; the exit status says whether it held
+// bench [brief] [plain] [tokens...]    32/8 and 32/4 heads, head dimension 128
+// bench grid [tokens...]               many shapes, four settings each
+#include <cstdlib>
+#include <cstring>
+
+#include "bench.h"
+#include "check.h"
+
+int main(int argc, char** argv) {
+    const auto has = [&](const char* word) {
+        for (int i = 1; i < argc; ++i) {
+            if (!std::strcmp(argv[i], word)) return true;
+        }
+        return false;
+    };
+    setvbuf(stdout, nullptr, _IOLBF, 0);
+    if (has("check")) {
+        const int failures = check_exact(has("quick")) + (has("exact") ? 0 : check_reuse(has("quick")));
+        std::printf("check: %d failures\n", failures);
+        return failures != 0;
+    }
+    BenchOptions options;
+    for (int i = 2; i < argc; ++i) {
+        if (std::atoi(argv[i]) > 0) options.contexts.push_back(std::atoi(argv[i]));
+    }
+    options.brief = has("brief") || has("grid");
+    options.plain = has("plain");
+    options.shapes = {{Dtype::bf16, 32, 8, 128}, {Dtype::bf16, 32, 4, 128}};
+    if (options.contexts.empty()) options.contexts = {126976, 32768};
+#ifndef ONLY_D128
+    if (has("grid")) {
+        options.shapes = {{Dtype::bf16, 8, 8, 128}, {Dtype::bf16, 32, 2, 128}, {Dtype::bf16, 32, 8, 64}, {Dtype::bf16, 32, 8, 96}, {Dtype::bf16, 16, 8, 256},
+                          {Dtype::bf16, 16, 1, 256}, {Dtype::f16, 32, 8, 128}};
+    }
+#endif
+    bench(options);
+    return 0;
+}

@@ -1,0 +1,191 @@
+// The recurrence in f64 with plain loops, over host copies of what the device was given.
+#pragma once
+
+#include <algorithm>
+#include <functional>
+#include <thread>
+
+#include "device.h"
+
+inline void parallel(int count, const std::function<void(int)>& task) {
+    std::vector<std::thread> threads;
+    const int workers = std::min<int>(count, std::max(1u, std::thread::hardware_concurrency()));
+    for (int w = 0; w < workers; ++w) {
+        threads.emplace_back([&, w] {
+            for (int i = w; i < count; i += workers) task(i);
+        });
+    }
+    for (auto& thread : threads) thread.join();
+}
+
+struct State64 {
+    std::vector<double> out;
+    double lse = -INFINITY;
+};
+
+inline State64 merge64(const State64& a, const State64& b) {
+    if (a.lse == -INFINITY) return b;
+    if (b.lse == -INFINITY) return a;
+    const double max = std::max(a.lse, b.lse), wa = std::exp(a.lse - max), wb = std::exp(b.lse - max);
+    State64 r{a.out, max + std::log(wa + wb)};
+    for (size_t d = 0; d < r.out.size(); ++d) r.out[d] = (wa * a.out[d] + wb * b.out[d]) / (wa + wb);
+    return r;
+}
+
+// Host copies of K and V as floats, [num_kv_heads, capacity, head_dim].
+struct HostKv {
+    std::vector<float> k, v;
+    explicit HostKv(const Layer& layer) : k(layer.k.count), v(layer.v.count) {
+        const auto kb = layer.k.download(), vb = layer.v.download();
+        parallel(64, [&](int part) {
+            for (size_t i = kb.size() * part / 64; i < kb.size() * (part + 1) / 64; ++i) {
+                k[i] = to_float(kb[i], layer.shape.dtype);
+                v[i] = to_float(vb[i], layer.shape.dtype);
+            }
+        });
+    }
+};
+
+// Attention of one head over tokens begin..end.
+inline State64 attend64(const Layer& layer, const HostKv& kv, const float* q, int kv_head, int begin, int end) {
+    const int dim = layer.shape.head_dim;
+    State64 state{std::vector<double>(dim, 0.0)};
+    if (begin >= end) return state;
+    const size_t base = static_cast<size_t>(kv_head) * layer.capacity * dim;
+    std::vector<double> score(end - begin);
+    double max = -INFINITY, sum = 0;
+    for (int t = begin; t < end; ++t) {
+        double dot = 0;
+        for (int d = 0; d < dim; ++d) dot += static_cast<double>(q[d]) * kv.k[base + static_cast<size_t>(t) * dim + d];
+        score[t - begin] = dot / std::sqrt(static_cast<double>(dim));
+        max = std::max(max, score[t - begin]);
+    }
+    for (int t = begin; t < end; ++t) {
+        const double w = std::exp(score[t - begin] - max);
+        sum += w;
+        for (int d = 0; d < dim; ++d) state.out[d] += w * kv.v[base + static_cast<size_t>(t) * dim + d];
+    }
+    for (double& x : state.out) x /= sum;
+    state.lse = max + std::log(sum);
+    return state;
+}
+
+struct Entry64 {
+    int position = -1;
+    std::vector<float> query;
+    State64 state;
+    unsigned depth = 0;
+    double distance = 0;
+};
+
+// One layer's oracle: the ring and the pauses, and a step over them.
+struct Oracle {
+    const Layer& layer;
+    const HostKv& kv;
+    Policy policy;
+    std::vector<unsigned char> forced_heads;
+    std::vector<std::vector<Entry64>> ring;  // [num_q_heads][slots]
+    std::vector<Pause> pauses;
+    Counters counters{};
+
+    Oracle(const Layer& layer, const HostKv& kv, const Policy& policy, std::vector<unsigned char> forced_heads)
+        : layer(layer), kv(kv), policy(policy), forced_heads(forced_heads), ring(layer.shape.num_q_heads, std::vector<Entry64>(layer.slots)),
+          pauses(layer.shape.num_kv_heads) {}
+
+    void truncate(int length) {
+        for (auto& head : ring) {
+            for (Entry64& entry : head) {
+                if (entry.position >= length) entry = {};
+            }
+        }
+    }
+
+    bool accept(int position, int head, double distance_sq) const {
+        if (policy.kind == kPaper) return distance_sq < policy.radius_sq;
+        if (policy.pattern == kPatternAll) return true;
+        if (policy.pattern == kPatternNone) return false;
+        if (policy.pattern == kPatternHeads) return forced_heads[head] != 0;
+        unsigned long long x = policy.seed + 0x9e3779b97f4a7c15ull * (static_cast<unsigned long long>(position) << 16 | static_cast<unsigned>(head));
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+        return policy.rate_u32 == 0xffffffffu || static_cast<unsigned>((x ^ x >> 31) >> 32) < policy.rate_u32;
+    }
+
+    // Returns the outputs and outcomes; q_pre, q_rot: [num_q_heads, head_dim].
+    void step(int position, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out, std::vector<unsigned char>& outcomes) {
+        const Shape& shape = layer.shape;
+        const int dim = shape.head_dim, group = shape.group(), length = position + 1, band = layer.band;
+        const int boundary = std::max(0, length - band);
+        out.assign(shape.num_q_heads, {});
+        outcomes.assign(shape.num_q_heads, 0);
+        std::vector<Counters> per_group(shape.num_kv_heads);
+        parallel(shape.num_kv_heads, [&](int g) {
+            Counters& c = per_group[g];
+            const bool forced = policy.kind == kForced;
+            const bool eligible = boundary > 0 && (forced || length >= policy.min_context);
+            const bool measured = eligible && pauses[g].remaining == 0, searched = measured || (forced && eligible);
+            std::vector<Entry64> found(group);
+            std::vector<double> distance(group);
+            std::vector<char> matched(group, 0);
+            bool reused = searched;
+            if (searched) c.ring_bytes += static_cast<unsigned long long>(group) * layer.slots * (8 + (measured ? 2 * dim : 0));
+            for (int i = 0; i < group && searched; ++i) {
+                const int head = g * group + i;
+                double best = INFINITY;
+                for (const Entry64& e : ring[head]) {
+                    const int reach = forced ? std::min(policy.lag, layer.slots) : layer.slots;
+                    if (e.position < 0 || e.position >= position || position - e.position > reach || e.state.lse == -INFINITY) continue;
+                    double d2 = 0;
+                    for (int d = 0; d < dim; ++d) d2 += std::pow(static_cast<double>(q_pre[head * dim + d]) - e.query[d], 2);
+                    const double key = forced ? e.position : d2;
+                    if (key < best || (key == best && e.position < found[i].position)) best = key, found[i] = e, distance[i] = measured ? d2 : 0;
+                }
+                matched[i] = found[i].position >= 0 && accept(position, head, distance[i]);
+                reused = reused && matched[i];
+            }
+            int amend = boundary;
+            for (int i = 0; i < group && reused; ++i) amend = std::min(amend, std::max(0, found[i].position + 1 - band));
+            for (int i = 0; i < group; ++i) {
+                const int head = g * group + i;
+                const float* q = q_rot.data() + head * dim;
+                Entry64 entry;
+                entry.position = position;
+                entry.query.assign(q_pre.begin() + head * dim, q_pre.begin() + (head + 1) * dim);
+                if (reused) {
+                    const int begin = std::max(0, found[i].position + 1 - band);
+                    entry.state = merge64(found[i].state, attend64(layer, kv, q, g, begin, boundary));
+                    entry.depth = found[i].depth + 1;
+                    entry.distance = found[i].distance + std::sqrt(distance[i]);
+                } else {
+                    entry.state = attend64(layer, kv, q, g, 0, boundary);
+                }
+                out[head] = merge64(entry.state, attend64(layer, kv, q, g, boundary, length));
+                outcomes[head] = !searched ? kNotSearched : !matched[i] ? kMissed : reused ? kReused : kRefreshed;
+                ring[head][position % layer.slots] = entry;
+                c.heads_matched += matched[i];
+                c.heads_reused += reused;
+                c.ring_bytes += 6 * dim + 16 + (reused ? 4 * dim + 16 : 0);
+            }
+            c.groups = 1;
+            c.groups_reused = reused;
+            c.kv_bytes_exact = static_cast<unsigned long long>(length) * 4 * dim;
+            c.kv_bytes_read = static_cast<unsigned long long>((searched ? length - boundary : 0) + (reused ? boundary - amend : length)) * 4 * dim;
+            Pause& p = pauses[g];
+            if (!measured) p.remaining = std::max(0, p.remaining - 1);
+            else if (reused || policy.max_pause == 0) p = {0, 0};
+            else p.length = std::min(std::max(1, 2 * p.length), policy.max_pause), p.remaining = p.length;
+        });
+        for (const Counters& c : per_group) {
+            counters.kv_bytes_read += c.kv_bytes_read, counters.kv_bytes_exact += c.kv_bytes_exact, counters.ring_bytes += c.ring_bytes;
+            counters.groups += c.groups, counters.groups_reused += c.groups_reused;
+            counters.heads_matched += c.heads_matched, counters.heads_reused += c.heads_reused;
+        }
+    }
+};
+
+// ‖got − want‖ / ‖want‖; NaN if anything is NaN.
+inline double relative_error(const float* got, const std::vector<double>& want) {
+    double diff = 0, norm = 0;
+    for (size_t i = 0; i < want.size(); ++i) diff += std::pow(got[i] - want[i], 2), norm += want[i] * want[i];
+    return norm > 0 ? std::sqrt(diff / norm) : std::sqrt(diff);
+}
