@@ -1,0 +1,131 @@
+//! From a path to a model that answers.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use candle_core::quantized::GgmlDType;
+
+use super::{LoadOptions, ModelInfo};
+use crate::exec::{CandleExecutor, Executor, request_threads};
+use crate::memory::{available_bytes, plan};
+use crate::model::{ModelSpec, spec_from_config, spec_from_gguf};
+use crate::text::TextModel;
+use crate::weights::{GgufFile, SafetensorsFiles, Source, load_weights, weights_bytes};
+use crate::{EngineError, memory};
+
+pub(super) struct Loaded {
+    pub(super) executor: Box<dyn Executor>,
+    pub(super) text: TextModel,
+    pub(super) info: ModelInfo,
+}
+
+/// A `config.json` of a served model has under 4 KB.
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
+/// Share of the progress that reading takes; the rest is packing.
+const READING_SHARE: f32 = 0.7;
+
+pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool) -> Result<Loaded, EngineError> {
+    request_threads(options.threads);
+    if options.ring.slots == 0 || options.ring.band == 0 {
+        return Err(EngineError::InvalidRequest("a ring without slots or band".into()));
+    }
+    let Opened { source, spec, text, name } = open(&options.model, options)?;
+    if !progress(0.0) {
+        return Err(EngineError::Cancelled);
+    }
+    let weights = weights_bytes(&source, &spec);
+    let (context_tokens, memory) = plan(&spec, weights, options.context_tokens, options.ring, available_bytes())?;
+
+    let total = source.tensor_bytes().max(1) as f32;
+    let mut read = 0u64;
+    let weights = load_weights(&source, &spec, &mut |bytes| {
+        read += bytes;
+        progress((read as f32 / total).min(1.0) * READING_SHARE)
+    })?;
+    let memory = memory::MemoryPlan { weights_bytes: weights.bytes(), ..memory };
+    let mut executor = CandleExecutor::new(spec.clone(), weights, context_tokens, options.ring)?;
+    executor.warm_up(&mut |share| progress(READING_SHARE + share * (1.0 - READING_SHARE)))?;
+
+    let info = ModelInfo {
+        name,
+        architecture: spec.architecture.name().into(),
+        weights: weights_in_words(&source),
+        parameters: spec.parameters(),
+        device: executor.capacity().device,
+        context_tokens,
+        max_context_tokens: spec.max_context_tokens,
+        layers: spec.layers,
+        num_q_heads: spec.num_q_heads,
+        num_kv_heads: spec.num_kv_heads,
+        head_dim: spec.head_dim,
+        memory,
+    };
+    Ok(Loaded { executor: Box::new(executor), text, info })
+}
+
+struct Opened {
+    source: Source,
+    spec: ModelSpec,
+    text: TextModel,
+    name: String,
+}
+
+fn open(path: &Path, options: &LoadOptions) -> Result<Opened, EngineError> {
+    if path.is_dir() {
+        return open_folder(path, options);
+    }
+    if path.extension().is_some_and(|e| e == "safetensors" || e == "json")
+        && let Some(folder) = path.parent()
+    {
+        return open_folder(folder, options);
+    }
+    let file = GgufFile::open(path)?;
+    let spec = spec_from_gguf(&file)?;
+    let text = TextModel::from_gguf(&file)?;
+    let name = match file.text("general.name") {
+        Some(name) if !name.trim().is_empty() => name.trim().to_string(),
+        _ => path.file_stem().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned()),
+    };
+    Ok(Opened { source: Source::Gguf(file), spec, text, name })
+}
+
+fn open_folder(folder: &Path, options: &LoadOptions) -> Result<Opened, EngineError> {
+    let config = folder.join("config.json");
+    let io = |source| EngineError::Io { path: config.clone(), source };
+    let bad = |why| EngineError::BadModelFile { path: config.clone(), why };
+    let bytes = std::fs::metadata(&config).map_err(io)?.len();
+    if bytes > MAX_CONFIG_BYTES {
+        return Err(bad(format!("{bytes} B long")));
+    }
+    let json = serde_json::from_slice(&std::fs::read(&config).map_err(io)?).map_err(|e| bad(e.to_string()))?;
+    let spec = spec_from_config(&json)?;
+    let text = TextModel::from_folder(folder)?;
+    let dtype = options.precision.dtype(spec.parameters());
+    let source = Source::Safetensors { files: SafetensorsFiles::open(folder)?, dtype };
+    let name = folder.canonicalize().unwrap_or_else(|_| folder.to_path_buf());
+    let name = name.file_name().map_or_else(|| "model".into(), |s| s.to_string_lossy().into_owned());
+    Ok(Opened { source, spec, text, name })
+}
+
+/// The type that most bytes have.
+fn weights_in_words(source: &Source) -> String {
+    let dtype = match source {
+        Source::Safetensors { dtype, .. } => Some(*dtype),
+        Source::Gguf(file) => {
+            let mut bytes: HashMap<GgmlDType, usize> = HashMap::new();
+            for (_, tensor) in file.tensors() {
+                *bytes.entry(tensor.dtype()).or_default() += tensor.bytes();
+            }
+            bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(dtype, _)| dtype)
+        }
+    };
+    match dtype {
+        Some(GgmlDType::Q2K) => "Q2_K".into(),
+        Some(GgmlDType::Q3K) => "Q3_K".into(),
+        Some(GgmlDType::Q4K) => "Q4_K".into(),
+        Some(GgmlDType::Q5K) => "Q5_K".into(),
+        Some(GgmlDType::Q6K) => "Q6_K".into(),
+        Some(other) => format!("{other:?}"),
+        None => "none".into(),
+    }
+}

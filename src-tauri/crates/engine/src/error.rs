@@ -1,0 +1,76 @@
+//! Facts about what failed; advice is given at the window's border.
+
+use std::path::PathBuf;
+
+/// Any failure of the engine.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// A file could not be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A model file is damaged: wrong magic, cut short, sizes that do not fit.
+    #[error("{path} is not a sound model file: {why}")]
+    BadModelFile {
+        /// Which file.
+        path: PathBuf,
+        /// What does not fit.
+        why: String,
+    },
+    /// A model of a kind that the decoder does not serve.
+    #[error("unsupported model: {why}")]
+    UnsupportedModel {
+        /// What is not supported, and what is.
+        why: String,
+    },
+    /// The tokenizer or its file.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The chat template failed or is missing.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// Weights, KV cache, rings and scratch do not fit.
+    #[error("not enough memory: {need_bytes} B needed, {free_bytes} B free")]
+    OutOfMemory {
+        /// Bytes needed in all.
+        need_bytes: u64,
+        /// Bytes available.
+        free_bytes: u64,
+        /// Largest context, in tokens, that would fit; 0 if not even the weights do.
+        context_that_fits: usize,
+    },
+    /// The prompt is longer than the context. Nothing was cut and nothing was read.
+    #[error("the prompt has {prompt_tokens} tokens and the context holds {context_tokens}")]
+    PromptTooLong {
+        /// Exact prompt tokens.
+        prompt_tokens: usize,
+        /// Context capacity.
+        context_tokens: usize,
+    },
+    /// A request that makes no sense (no message, a setting out of range).
+    #[error("invalid request: {0}")]
+    InvalidRequest(String),
+    /// The engine thread is busy with another generation.
+    #[error("the engine is busy")]
+    Busy,
+    /// The engine thread is gone.
+    #[error("the engine has stopped")]
+    Stopped,
+    /// Loading was cancelled by its progress callback.
+    #[error("cancelled")]
+    Cancelled,
+    /// A fault in the engine itself; the engine thread has ended.
+    #[error("internal fault: {0}")]
+    Internal(String),
+    /// Attention kernels.
+    #[error("attention: {0}")]
+    Kernel(#[from] mac_attention::KernelError),
+    /// Tensor library.
+    #[error("tensors: {0}")]
+    Tensor(#[from] candle_core::Error),
+}

@@ -1,0 +1,151 @@
+//! Memory is planned before it is taken.
+
+use mac_attention::{Ring, RingLayout};
+use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+
+use crate::EngineError;
+use crate::exec::MAX_CHUNK_TOKENS;
+use crate::model::ModelSpec;
+
+/// Bytes that a model takes at some context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct MemoryPlan {
+    /// Weights as held.
+    pub weights_bytes: u64,
+    /// K and V at the full context.
+    pub kv_bytes: u64,
+    /// Rings of all layers.
+    pub ring_bytes: u64,
+    /// Activations and kernel scratch.
+    pub scratch_bytes: u64,
+}
+
+/// Contexts are offered in steps of this many tokens.
+const CONTEXT_STEP: usize = 256;
+
+impl MemoryPlan {
+    /// What a model takes with `context_tokens` reserved.
+    pub fn new(spec: &ModelSpec, weights_bytes: u64, context_tokens: usize, ring: RingLayout) -> Self {
+        let rings = spec.attention_shape().map_or(0, |shape| Ring::bytes(shape, ring) * spec.layers);
+        Self {
+            weights_bytes,
+            kv_bytes: spec.kv_bytes_per_token() * context_tokens as u64,
+            ring_bytes: rings as u64,
+            scratch_bytes: scratch_bytes(spec),
+        }
+    }
+
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights_bytes + self.kv_bytes + self.ring_bytes + self.scratch_bytes
+    }
+}
+
+/// Activations of the longest chunk in f32, twice over for what the tensor library and the attention kernels hold
+/// beside them, and the logits.
+fn scratch_bytes(spec: &ModelSpec) -> u64 {
+    let per_token = 2 * spec.d_model + 4 * spec.q_width() + 2 * spec.kv_width() + 3 * spec.d_ff;
+    ((2 * MAX_CHUNK_TOKENS * per_token + 2 * spec.vocab) * size_of::<f32>()) as u64
+}
+
+/// Largest context, in tokens, whose plan fits into `free_bytes`; at most what the model claims.
+pub fn context_that_fits(spec: &ModelSpec, weights_bytes: u64, ring: RingLayout, free_bytes: u64) -> usize {
+    let fixed = MemoryPlan::new(spec, weights_bytes, 0, ring).total();
+    let tokens = free_bytes.saturating_sub(fixed) / spec.kv_bytes_per_token().max(1);
+    let tokens = usize::try_from(tokens).unwrap_or(usize::MAX).min(spec.max_context_tokens);
+    if tokens == spec.max_context_tokens { tokens } else { tokens / CONTEXT_STEP * CONTEXT_STEP }
+}
+
+/// The plan for a wanted context, or for a default one: the model's limit, or what half of the free memory holds,
+/// whichever is less. Nothing is shrunk in silence: a wanted context that does not fit is an error.
+pub fn plan(
+    spec: &ModelSpec,
+    weights_bytes: u64,
+    wanted_tokens: Option<usize>,
+    ring: RingLayout,
+    free_bytes: u64,
+) -> Result<(usize, MemoryPlan), EngineError> {
+    let fits = context_that_fits(spec, weights_bytes, ring, free_bytes);
+    let context_tokens = match wanted_tokens {
+        Some(0) => return Err(EngineError::InvalidRequest("a context of 0 tokens".into())),
+        Some(tokens) if tokens > spec.max_context_tokens => {
+            return Err(EngineError::InvalidRequest(format!(
+                "a context of {tokens} tokens; the model's limit is {}",
+                spec.max_context_tokens
+            )));
+        }
+        Some(tokens) => tokens,
+        None => {
+            let fixed = MemoryPlan::new(spec, weights_bytes, 0, ring).total();
+            let half = fixed + free_bytes.saturating_sub(fixed) / 2;
+            context_that_fits(spec, weights_bytes, ring, half)
+        }
+    };
+    let plan = MemoryPlan::new(spec, weights_bytes, context_tokens, ring);
+    if context_tokens == 0 || plan.total() > free_bytes {
+        return Err(EngineError::OutOfMemory { need_bytes: plan.total(), free_bytes, context_that_fits: fits });
+    }
+    Ok((context_tokens, plan))
+}
+
+/// Bytes the system can give without swapping, measured now; the limit of a container counts. `u64::MAX` where the
+/// system does not tell.
+pub fn available_bytes() -> u64 {
+    let ram = RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram());
+    let Ok(system) = System::new_with_specifics(ram) else { return u64::MAX };
+    let machine = system.available_memory();
+    match system.cgroup_limits() {
+        Some(limits) => machine.min(limits.free_memory),
+        None => machine,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::named_shape;
+
+    const GB: u64 = 1 << 30;
+
+    #[test]
+    fn kv_of_an_8b_model_at_128k_is_16_gib() {
+        let spec = named_shape("llama-3.1-8b").unwrap();
+        let plan = MemoryPlan::new(&spec, 8 * GB, 131_072, RingLayout::default());
+        assert_eq!(plan.kv_bytes, 16 * GB);
+        assert_eq!(plan.total(), plan.weights_bytes + plan.kv_bytes + plan.ring_bytes + plan.scratch_bytes);
+    }
+
+    #[test]
+    fn too_much_says_what_would_fit() {
+        let spec = named_shape("llama-3.1-8b").unwrap();
+        let ring = RingLayout::default();
+        match plan(&spec, 8 * GB, Some(131_072), ring, 20 * GB) {
+            Err(EngineError::OutOfMemory { context_that_fits, need_bytes, free_bytes }) => {
+                assert!(need_bytes > free_bytes && context_that_fits > 60_000);
+                let (_, fitting) = plan(&spec, 8 * GB, Some(context_that_fits), ring, 20 * GB).unwrap();
+                assert!(fitting.total() <= 20 * GB);
+            }
+            other => panic!("{other:?}"),
+        }
+        match plan(&spec, 30 * GB, None, ring, 20 * GB) {
+            Err(EngineError::OutOfMemory { context_that_fits: 0, .. }) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_default_leaves_half_and_knows_the_limit() {
+        let spec = named_shape("llama-3.1-8b").unwrap();
+        let (tokens, plan) = plan(&spec, 8 * GB, None, RingLayout::default(), 20 * GB).unwrap();
+        assert!(plan.total() < 15 * GB && tokens > 30_000);
+        let demo = named_shape("demo").unwrap();
+        assert_eq!(super::plan(&demo, 60 << 20, None, RingLayout::default(), 20 * GB).unwrap().0, 131_072);
+        assert!(super::plan(&demo, 60 << 20, Some(131_073), RingLayout::default(), 20 * GB).is_err());
+        assert!(super::plan(&demo, 60 << 20, Some(0), RingLayout::default(), 20 * GB).is_err());
+    }
+
+    #[test]
+    fn this_machine_has_memory() {
+        assert!(available_bytes() > 1 << 20);
+    }
+}
