@@ -1,0 +1,127 @@
+//! Conversations through a pipe, and Ctrl-C.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Child, ChildStdout, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+
+use crate::run::{events, json_lines, number, reprise, run_with_input, stderr, succeeded, text_of};
+
+/// Stop must work within this time in every phase.
+const STOP_WITHIN: Duration = Duration::from_millis(250);
+
+fn interrupt(child: &Child) {
+    kill_process(Pid::from_child(child), Signal::INT).unwrap();
+}
+
+/// Reads events until one of this kind.
+fn read_until(reader: &mut BufReader<ChildStdout>, kind: &str) -> Vec<Value> {
+    let mut seen = Vec::new();
+    loop {
+        let mut line = String::new();
+        assert_ne!(reader.read_line(&mut line).unwrap(), 0, "the stream ended before {kind}: {seen:?}");
+        let event: Value = serde_json::from_str(&line).unwrap();
+        let found = event["event"] == kind;
+        seen.push(event);
+        if found {
+            return seen;
+        }
+    }
+}
+
+#[test]
+fn a_second_turn_reads_only_what_is_new() {
+    let input = "/help\nHello\n/attention exact\nWho are you?\n/stats\n/quit\nnever asked\n";
+    let output = run_with_input(&["chat", "--json", "--context", "2K", "--max-tokens", "16"], input);
+    succeeded(&output);
+    let lines = json_lines(&output);
+    let done = events(&lines, "done");
+    assert_eq!(done.len(), 2, "two questions before /quit");
+    assert_eq!(number(done[0], "cached_tokens"), 0.0);
+    // The whole first prompt at least is still in the KV cache.
+    assert!(number(done[1], "cached_tokens") >= number(done[0], "prompt_tokens"), "{done:?}");
+    assert!(number(done[1], "cached_tokens") < number(done[1], "prompt_tokens"));
+    assert_eq!((&done[0]["attention"], &done[1]["attention"]), (&"mac".into(), &"exact".into()));
+    let said = stderr(&output);
+    assert!(said.contains("/attach PATH") && said.contains("writing"), "help and statistics: {said}");
+}
+
+#[test]
+fn a_document_can_join_later_and_wrong_lines_do_not_end_the_chat() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a b.txt");
+    std::fs::write(&path, "The access code is 4711.\n").unwrap();
+    let input = format!("/attach {}\n/attach missing.txt\n/nonsense\nWhat is the access code?\n", path.display());
+    let output = run_with_input(&["chat", "--json", "--context", "2K", "--max-tokens", "8"], &input);
+    // The two wrong lines decide the exit code, as in a script; the question was answered all the same.
+    assert_ne!(output.status.code(), Some(0));
+    let lines = json_lines(&output);
+    assert_eq!(events(&lines, "done").len(), 1);
+    assert_eq!(events(&lines, "error").len(), 2);
+    let said = stderr(&output);
+    assert!(
+        said.contains("attached a b.txt: ") && said.contains("missing.txt") && said.contains("/nonsense"),
+        "{said}"
+    );
+}
+
+#[test]
+fn interrupting_an_answer_keeps_its_text() {
+    // So hot that the end of the turn is as likely as any other of the 8,192 tokens.
+    let mut child =
+        reprise(&["chat", "--json", "--context", "8K", "--max-tokens", "6000", "--temperature", "9", "Hello"])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    let mut lines = read_until(&mut reader, "token");
+    lines.extend(read_until(&mut reader, "token"));
+    interrupt(&child);
+    let pressed = Instant::now();
+    lines.extend(read_until(&mut reader, "done"));
+    let took = pressed.elapsed();
+    assert!(took < STOP_WITHIN, "stopping took {took:?}");
+    let done = lines.last().unwrap();
+    assert_eq!(done["stop"], "user");
+    assert_eq!(number(done, "decode_tokens") as usize, events(&lines, "token").len(), "what was written is kept");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn interrupting_the_reading_stops_it_and_a_second_time_quits() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.txt");
+    let long = text_of(4000, |i| format!("Entry {i}: {} boxes of {} screws.", i * 17 % 4001, i * 31 % 997));
+    std::fs::write(&path, long).unwrap();
+    let start = || {
+        reprise(&["chat", "--json", "--attach", path.to_str().unwrap(), "Summarize the document in 5 points."])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap()
+    };
+    let mut child = start();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    read_until(&mut reader, "prefill");
+    // Into the middle of a chunk.
+    std::thread::sleep(Duration::from_millis(120));
+    interrupt(&child);
+    let pressed = Instant::now();
+    let lines = read_until(&mut reader, "done");
+    let took = pressed.elapsed();
+    assert!(took < STOP_WITHIN, "stopping took {took:?}");
+    assert_eq!(lines.last().unwrap()["stop"], "user");
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+
+    let mut child = start();
+    let mut reader = BufReader::new(child.stdout.take().unwrap());
+    read_until(&mut reader, "prefill");
+    interrupt(&child);
+    interrupt(&child);
+    let code = child.wait().unwrap().code();
+    // Two signals in one instant may count as one; then it has stopped as usual.
+    assert!(matches!(code, Some(0 | 130)), "{code:?}");
+}
