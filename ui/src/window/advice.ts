@@ -1,0 +1,38 @@
+import type { Advice, UserError } from '../ipc/bindings';
+import { count } from '../kit/format';
+
+/** Advice that is something to do rather than to read. */
+export type Choice = Exclude<Advice, { kind: 'hint' } | { kind: 'shorten' }>;
+
+export function choices(error: UserError): Choice[] {
+	return error.advice.filter(
+		(advice): advice is Choice => advice.kind !== 'hint' && advice.kind !== 'shorten',
+	);
+}
+
+/** Advice in sentences. */
+export function hints(error: UserError): string[] {
+	const list: string[] = [];
+	for (const advice of error.advice) {
+		if (advice.kind === 'hint') list.push(advice.text);
+		if (advice.kind === 'shorten') {
+			list.push(
+				`It is ${count(advice.excessTokens)} tokens too long: remove a document, or shorten the question.`,
+			);
+		}
+	}
+	return list;
+}
+
+export function choiceLabel(choice: Choice): string {
+	switch (choice.kind) {
+		case 'retry':
+			return 'Try again';
+		case 'setContext':
+			return `Load the model with ${count(choice.tokens)} tokens of context`;
+		case 'newChat':
+			return 'Start a new chat';
+		case 'chooseModel':
+			return 'Choose another model…';
+	}
+}
