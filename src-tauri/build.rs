@@ -1,0 +1,5 @@
+//! Generates the window's context: configuration, capabilities, icons and the built page.
+
+fn main() {
+    tauri_build::build();
+}

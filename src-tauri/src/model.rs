@@ -1,0 +1,236 @@
+//! The one model: loaded in the background, its status announced.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use mac_attention::{CudaProbe, RingLayout};
+use reprise_engine::{Engine, LoadOptions, memory, weights};
+use reprise_library::models;
+
+use crate::advice::size;
+use crate::app::{App, lock};
+use crate::ipc::{Advice, ModelCard, ModelStatus, UserError};
+
+/// Which model file the next start loads; the demo model where unset.
+const KEY: &str = "model";
+/// Shortest time between two announcements of the share loaded.
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(100);
+
+/// The loaded model and how it is.
+#[derive(Default)]
+pub struct Keeper {
+    status: Mutex<Option<ModelStatus>>,
+    engine: Mutex<Option<Engine>>,
+    /// Where the loaded or loading model is; `None` for the demo model.
+    choice: Mutex<Option<PathBuf>>,
+    /// Loads asked for so far; a load that is no longer the newest gives up.
+    asked: AtomicU64,
+    /// Held while loading, so that two models are never in memory at once.
+    loading: Mutex<()>,
+}
+
+impl Keeper {
+    /// How the model is.
+    pub fn status(&self) -> ModelStatus {
+        lock(&self.status).clone().unwrap_or(ModelStatus::None)
+    }
+
+    /// The loaded model, or why there is none.
+    pub fn engine(&self) -> Result<Engine, UserError> {
+        if let Some(engine) = &*lock(&self.engine) {
+            return Ok(engine.clone());
+        }
+        Err(match self.status() {
+            ModelStatus::Failed { error } => error,
+            ModelStatus::Loading { name, share } => {
+                UserError::new(format!("The model {name} is still being loaded ({:.0} %).", share * 100.0))
+                    .kept("Your text is still in the box.")
+                    .hint("Ask again in a moment.")
+            }
+            ModelStatus::None | ModelStatus::Ready { .. } => {
+                UserError::new("No model is loaded.").kept("Your text is still in the box.").advise(Advice::ChooseModel)
+            }
+        })
+    }
+
+    fn serialize(&self) -> MutexGuard<'_, ()> {
+        lock(&self.loading)
+    }
+}
+
+/// Loads what was loaded last, in the background.
+pub fn load_last(app: &App) {
+    let kept = app.chats().setting(KEY).ok().flatten().filter(|path| !path.is_empty()).map(PathBuf::from);
+    load(app, kept);
+}
+
+/// Loads the current model again with another context.
+pub fn reload(app: &App, context_tokens: Option<u32>) -> Result<(), UserError> {
+    let mut settings = app.settings();
+    settings.context_tokens = context_tokens;
+    crate::settings::set(app, settings)?;
+    let choice = lock(&app.model().choice).clone();
+    load(app, choice);
+    Ok(())
+}
+
+/// One core is left to the window. The engine's threads wait for each other by spinning, so sharing a core with the
+/// page's drawing costs both: on two cores an answer streamed at 54 to 75 tokens/s with two threads, at 400 to 500 with one.
+fn engine_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get().saturating_sub(1).max(1))
+}
+
+/// Lets the user choose a model file.
+pub fn pick(app: &App) -> Result<(), UserError> {
+    if let Some(path) = app.desktop().pick_model() {
+        load(app, Some(path));
+    }
+    Ok(())
+}
+
+/// Loads the demo model.
+pub fn demo(app: &App) -> Result<(), UserError> {
+    load(app, None);
+    Ok(())
+}
+
+/// Starts loading; the page hears how it goes. `None` is the demo model.
+pub fn load(app: &App, choice: Option<PathBuf>) {
+    let number = app.model().asked.fetch_add(1, Ordering::AcqRel) + 1;
+    announce(app, ModelStatus::Loading { name: title(choice.as_deref()), share: 0.0 });
+    let app = app.clone();
+    std::thread::spawn(move || {
+        let _one_at_a_time = app.model().serialize();
+        if !newest(&app, number) {
+            return;
+        }
+        let outcome = load_now(&app, choice.as_deref(), number);
+        if !newest(&app, number) {
+            return;
+        }
+        match outcome {
+            Ok(engine) => {
+                let info = card(&engine, choice.is_none());
+                keep_choice(&app, choice);
+                *lock(&app.model().engine) = Some(engine);
+                announce(&app, ModelStatus::Ready { info });
+            }
+            Err(error) => {
+                *lock(&app.model().choice) = choice;
+                announce(&app, ModelStatus::Failed { error });
+            }
+        }
+    });
+}
+
+fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<Engine, UserError> {
+    let named = choice.map(|path| path.to_string_lossy().into_owned());
+    let path = models::resolve(named.as_deref())?;
+    // The old model goes first: both at once may not fit.
+    app.stop_reply();
+    app.reply().wait(crate::reply::LONGEST_STOP);
+    *lock(&app.model().engine) = None;
+    app.library().forget_counts();
+    let options = LoadOptions {
+        model: path,
+        context_tokens: app.settings().context_tokens.map(|tokens| tokens as usize),
+        threads: Some(engine_threads()),
+        ring: RingLayout::default(),
+        precision: weights::Precision::default(),
+    };
+    let name = title(choice);
+    let watcher = app.clone();
+    let mut told_at = Instant::now();
+    let progress = move |share: f32| {
+        if told_at.elapsed() >= ANNOUNCE_EVERY && newest(&watcher, number) {
+            told_at = Instant::now();
+            announce(&watcher, ModelStatus::Loading { name: name.clone(), share: share.clamp(0.0, 1.0) });
+        }
+        newest(&watcher, number)
+    };
+    Ok(Engine::load(options, progress)?)
+}
+
+fn newest(app: &App, number: u64) -> bool {
+    app.model().asked.load(Ordering::Acquire) == number
+}
+
+fn announce(app: &App, status: ModelStatus) {
+    *lock(&app.model().status) = Some(status.clone());
+    app.desktop().announce_model(&status);
+}
+
+/// A model that loaded is loaded again at the next start. If that cannot be saved the demo model is loaded then,
+/// which the status line shows.
+fn keep_choice(app: &App, choice: Option<PathBuf>) {
+    let path = choice.as_deref().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+    let _ = app.chats().set_setting(KEY, &path);
+    *lock(&app.model().choice) = choice;
+}
+
+fn title(choice: Option<&Path>) -> String {
+    match choice {
+        None => "demo model".to_owned(),
+        Some(path) => path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy().into_owned(),
+    }
+}
+
+fn card(engine: &Engine, demo: bool) -> ModelCard {
+    let info = engine.info();
+    let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    ModelCard {
+        name: info.name.clone(),
+        architecture: info.architecture.clone(),
+        weights: info.weights.clone(),
+        parameters: info.parameters as f64,
+        device: info.device.clone(),
+        gpu: gpu(&mac_attention::probe_cuda()),
+        context_tokens: count(info.context_tokens),
+        max_context_tokens: count(info.max_context_tokens),
+        layers: count(info.layers),
+        query_heads: count(info.num_q_heads),
+        kv_heads: count(info.num_kv_heads),
+        weights_bytes: info.memory.weights_bytes as f64,
+        kv_bytes: info.memory.kv_bytes as f64,
+        ring_bytes: info.memory.ring_bytes as f64,
+        scratch_bytes: info.memory.scratch_bytes as f64,
+        free_bytes: memory::available_bytes() as f64,
+        demo,
+    }
+}
+
+/// What the look for a GPU found, in words.
+fn gpu(probe: &CudaProbe) -> String {
+    match probe {
+        CudaProbe::NotBuilt => "this build runs on the CPU only".to_owned(),
+        CudaProbe::NoDriver => "no NVIDIA driver found".to_owned(),
+        CudaProbe::Unusable { reason } => format!("the NVIDIA driver does not start: {reason}"),
+        CudaProbe::Found { devices, .. } if devices.is_empty() => "an NVIDIA driver, but no GPU".to_owned(),
+        CudaProbe::Found { devices, .. } => {
+            let names = devices.iter().map(|device| format!("{} ({})", device.name, size(device.memory_bytes as u64)));
+            names.collect::<Vec<_>>().join(", ")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use mac_attention::CudaDevice;
+
+    use super::*;
+
+    #[test]
+    fn a_found_gpu_is_named_with_its_memory() {
+        let device = CudaDevice { name: "H200".into(), compute_capability: (9, 0), memory_bytes: 141 << 30 };
+        assert_eq!(gpu(&CudaProbe::Found { driver_version: 13_000, devices: vec![device] }), "H200 (141 GiB)");
+        assert_eq!(gpu(&CudaProbe::Found { driver_version: 13_000, devices: vec![] }), "an NVIDIA driver, but no GPU");
+    }
+
+    #[test]
+    fn without_a_model_the_error_says_what_to_do() {
+        let error = Keeper::default().engine().unwrap_err();
+        assert_eq!(error.advice, [Advice::ChooseModel]);
+    }
+}
