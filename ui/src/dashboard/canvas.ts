@@ -10,7 +10,7 @@ export interface Surface {
  * asking the element here would lay the page out again on every frame.
  */
 export function surfaceOf(canvas: HTMLCanvasElement, width: number, height: number): Surface | null {
-	const context = canvas.getContext('2d', { willReadFrequently: true });
+	const context = canvas.getContext('2d');
 	if (!context || width === 0 || height === 0) return null;
 	const scale = window.devicePixelRatio;
 	const pixels = { width: Math.round(width * scale), height: Math.round(height * scale) };
