@@ -2,7 +2,7 @@
 # npm run build: the release bundle, a .deb unless told otherwise (npm run build -- --bundles rpm).
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
-setup start
+setup bundle
 
 if [ $# -eq 0 ]; then
     case $(uname -s) in

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Everything the tasks need before they can build. Each script of this folder sources this file and calls `setup` with
-# what it is about to do; run by itself it prepares for one of them: setup.sh [terminal|start|test]
+# what it is about to do; run by itself it prepares for one of them:
+# setup.sh [terminal|start|bundle|test]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -62,8 +63,9 @@ packages_for() {
     echo build-essential pkg-config
     [ "$1" = terminal ] && return
     echo libwebkit2gtk-4.1-dev fonts-dejavu-core
-    [ "$1" = start ] && return
+    [ "$1" != test ] && return
     echo xvfb webkit2gtk-driver openbox xdotool
+    command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
     find_chromium >/dev/null || echo chromium
 }
 
@@ -104,12 +106,24 @@ setup_npm() {
     printf '%s\n' "$now" >"$stamp"
 }
 
-# setup terminal|start|test
+# The CUDA kernels are compiled where nvcc is found, else left out. The tests insist on them; a bundle and a machine with
+# an NVIDIA driver get the compiler if it can be fetched.
+setup_nvcc() {
+    [ "$(uname -s)" = Linux ] || return 0
+    case $1 in
+        test) bash .ci/nvcc.sh >/dev/null ;;
+        bundle) bash .ci/nvcc.sh >/dev/null || say "building without CUDA kernels" ;;
+        *) [ ! -e /proc/driver/nvidia/version ] || setup_nvcc bundle ;;
+    esac
+}
+
+# setup terminal|start|bundle|test
 setup() {
     setup_tools
     setup_packages "$1"
+    setup_nvcc "$1"
     case $1 in
-        start) setup_npm ;;
+        start | bundle) setup_npm ;;
         test)
             setup_rust_components
             setup_npm
@@ -125,7 +139,7 @@ target_dir() {
 
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
     case ${1:-start} in
-        terminal | start | test) setup "${1:-start}" ;;
-        *) die "usage: setup.sh [terminal|start|test]" ;;
+        terminal | start | bundle | test) setup "${1:-start}" ;;
+        *) die "usage: setup.sh [terminal|start|bundle|test]" ;;
     esac
 fi

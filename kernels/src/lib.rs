@@ -42,7 +42,7 @@ pub mod reference;
 
 mod counters;
 pub mod cpu;
-mod cuda;
+pub mod cuda;
 mod decode;
 mod error;
 mod kv;

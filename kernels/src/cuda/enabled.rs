@@ -5,6 +5,7 @@ use std::panic::catch_unwind;
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute};
 
+use super::device::driver_version;
 use super::{CudaDevice, CudaProbe};
 
 pub(super) fn probe() -> CudaProbe {
@@ -22,9 +23,7 @@ pub(super) fn probe() -> CudaProbe {
 
 fn devices() -> Result<(i32, Vec<CudaDevice>), DriverError> {
     result::init()?;
-    let mut driver_version = 0;
-    // SAFETY: the driver is initialised and the pointer is valid for the call.
-    unsafe { sys::cuDriverGetVersion(&raw mut driver_version) }.result()?;
+    let driver_version = driver_version()?;
     let devices = (0..result::device::get_count()?).map(device).collect::<Result<_, _>>()?;
     Ok((driver_version, devices))
 }

@@ -1,8 +1,49 @@
-//! NVIDIA devices. So far only whether a driver is here, asked without linking to one.
+//! NVIDIA devices: the driver, looked for at run time, and the kernels of `kernels/cuda` on it.
+//!
+//! Nothing links to CUDA. [`probe_cuda`] asks whether a driver is here; [`Gpu::open`] takes a device with one stream of
+//! its own, on which everything of this crate runs in order. Without the `cuda` feature only the probe remains.
 
 #[cfg_attr(feature = "cuda", path = "enabled.rs")]
 #[cfg_attr(not(feature = "cuda"), path = "disabled.rs")]
 mod driver;
+
+#[cfg(feature = "cuda")]
+mod device;
+#[cfg(feature = "cuda")]
+mod error;
+#[cfg(feature = "cuda")]
+mod graph;
+#[cfg(feature = "cuda")]
+mod launch;
+#[cfg(feature = "cuda")]
+mod memory;
+#[cfg(feature = "cuda")]
+mod module;
+#[cfg(feature = "cuda")]
+mod reserved;
+#[cfg(feature = "cuda")]
+mod tensor_map;
+
+#[cfg(feature = "cuda")]
+pub use device::{Gpu, GpuInfo, MINIMUM_DRIVER};
+#[cfg(feature = "cuda")]
+pub use error::CudaError;
+#[cfg(feature = "cuda")]
+pub use graph::{Event, Graph};
+#[cfg(feature = "cuda")]
+pub use launch::{Argument, Launch};
+#[cfg(feature = "cuda")]
+pub use memory::{DeviceBuffer, PinnedBuffer};
+#[cfg(feature = "cuda")]
+pub use module::{Fatbin, Kernel, Module};
+#[cfg(feature = "cuda")]
+pub use reserved::ReservedBuffer;
+#[cfg(feature = "cuda")]
+pub use tensor_map::{Swizzle, Tensor, TensorElement, TensorMap};
+
+/// This crate's kernels, one entry per source of `kernels/cuda`; empty where the build found no CUDA compiler.
+#[cfg(feature = "cuda")]
+pub const FATBINS: &[Fatbin] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
 
 /// What a look for NVIDIA devices found.
 #[derive(Debug, Clone, PartialEq, Eq)]
