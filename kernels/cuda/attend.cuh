@@ -67,10 +67,9 @@ __device__ inline void list_groups(const AttendArgs& args, AttendShared& shared)
         const int group = base + lane;
         bool read = false;
         if (group < args.heads.num_kv_heads) {
-            unsigned decision = observe(args.decisions + group);
-            while (decision >> 1 != step) decision = observe(args.decisions + group);
+            unsigned decision = acquire(args.decisions + group);
+            while (decision >> 1 != step) decision = acquire(args.decisions + group);
             read = decision & 1;
-            fence_device();
         }
         const unsigned mask = __ballot_sync(0xffffffffu, read);
         if (read) shared.groups[found + __popc(mask & ((1u << lane) - 1))] = group;
@@ -80,7 +79,7 @@ __device__ inline void list_groups(const AttendArgs& args, AttendShared& shared)
 }
 
 template <class E, int kDim, int kHeads>
-__device__ inline void attend(const AttendArgs& args) {
+__device__ inline void attend_tokens(const AttendArgs& args) {
     using State = WarpState<E, kDim, kHeads>;
     constexpr int kStages = attend_stages<kDim>(kSharedKb);
     constexpr int kTileBytes = TileLayout<kDim>::kBytes;
@@ -125,7 +124,7 @@ __device__ inline void attend(const AttendArgs& args) {
     };
     start();
 
-    unsigned long long tokens_read = 0;
+    int tokens_read = 0;
     if (args.decisions == nullptr) {
         wait_for_previous();
     } else {
@@ -191,12 +190,23 @@ __device__ inline void attend(const AttendArgs& args) {
         if (at == end) finish_group<kDim>(args, split, index, kv_head, position);
     }
 
+    if (args.decisions == nullptr && block == 0) {
+        const int heads = args.heads.num_kv_heads * group_size;
+        for (int head = threadIdx.x; head < heads; head += kAttendThreads) args.outcomes[head] = kNotSearched;
+        if (threadIdx.x == 0) atomicAdd(&args.counters->groups, static_cast<unsigned long long>(args.heads.num_kv_heads));
+    }
     if (threadIdx.x == 0) {
         tokens_read += split.tokens_between(begin, end);
-        if (tokens_read > 0) atomicAdd(&args.counters->kv_bytes_read, tokens_read * (4 * kDim));
-        if (args.decisions == nullptr) atomicAdd(&args.counters->kv_bytes_exact, tokens_read * (4 * kDim));
+        if (tokens_read > 0) atomicAdd(&args.counters->kv_bytes_read, tokens_read * (4ull * kDim));
+        if (args.decisions == nullptr) atomicAdd(&args.counters->kv_bytes_exact, tokens_read * (4ull * kDim));
     }
     wait_for_previous();
+}
+
+template <class E, int kDim, int kHeads>
+__device__ inline void attend(const AttendArgs& args) {
+    // Where no block fits the host cannot launch this, and nothing is compiled.
+    if constexpr (attend_shared_bytes<kDim, kHeads>(kSharedKb) <= kSharedKb * 1024) attend_tokens<E, kDim, kHeads>(args);
 }
 
 // Registers are capped so that these blocks fit beside the reuse kernel's, except where the state needs more.

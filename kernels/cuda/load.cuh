@@ -55,11 +55,16 @@ __device__ inline unsigned observe(const unsigned* word) {
     return x;
 }
 
-// Adds one and returns what was there; releases and acquires. After a barrier it releases what the whole block wrote.
-__device__ inline unsigned count_in(unsigned* counter) {
-    unsigned before;
-    asm volatile("atom.add.acq_rel.gpu.global.u32 %0, [%1], 1;" : "=r"(before) : "l"(counter) : "memory");
-    return before;
+// As `observe`, and what the writer released with that word is known to this thread from then on.
+__device__ inline unsigned acquire(const unsigned* word) {
+    unsigned x;
+    asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(x) : "l"(word) : "memory");
+    return x;
+}
+
+// Adds one and releases; after a barrier it releases what the whole block wrote. Waits for nothing.
+__device__ inline void count_in(unsigned* counter) {
+    asm volatile("red.add.release.gpu.global.u32 [%0], 1;" ::"l"(counter) : "memory");
 }
 
 // Programmatic dependent launch: the next kernel may be scheduled from `allow_next` on; nothing written by the kernels

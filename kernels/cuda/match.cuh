@@ -5,6 +5,7 @@
 // a lower bound, so with pruning the second half of a row already too far is left unread without changing any hit.
 #pragma once
 
+#include "element.cuh"
 #include "load.cuh"
 #include "policy.cuh"
 
@@ -39,7 +40,6 @@ struct HalfRows {
 
     // The sum over this half for row `lane`.
     __device__ float distance_sq(uint4 query) const {
-        const int lane = threadIdx.x % 32;
         float q[8];
         unpack8(query, q);
         float sum[kLoads];
@@ -55,21 +55,26 @@ struct HalfRows {
             }
             sum[i] = even + odd;
         }
-        // Lanes of a row trade halves of their rows until each holds one row: lane l ends with row l.
-#pragma unroll
-        for (int width = kLanes / 2; width > 0; width /= 2) {
-            const bool upper = lane & width;
-#pragma unroll
-            for (int i = 0; i < width; ++i) {
-                const float sent = upper ? sum[i] : sum[i + width];
-                const float kept = upper ? sum[i + width] : sum[i];
-                sum[i] = kept + __shfl_xor_sync(0xffffffffu, sent, width);
-            }
-        }
+        trade<kLanes / 2>(sum);
         return sum[0];
     }
 
   private:
+    // Lanes of a row trade halves of their rows until each holds one row: lane l ends with row l.
+    template <int kWidth>
+    static __device__ void trade(float (&sum)[kLoads]) {
+        if constexpr (kWidth > 0) {
+            const bool upper = threadIdx.x & kWidth;
+#pragma unroll
+            for (int i = 0; i < kWidth; ++i) {
+                const float sent = upper ? sum[i] : sum[i + kWidth];
+                const float kept = upper ? sum[i + kWidth] : sum[i];
+                sum[i] = kept + __shfl_xor_sync(0xffffffffu, sent, kWidth);
+            }
+            trade<kWidth / 2>(sum);
+        }
+    }
+
     static __device__ void unpack8(uint4 packed, float (&x)[8]) {
         const uint32_t words[4] = {packed.x, packed.y, packed.z, packed.w};
 #pragma unroll
@@ -79,6 +84,20 @@ struct HalfRows {
         }
     }
 };
+
+// The squared distance between one stored query and this step's, both [kDim], the same in every lane. One warp.
+template <int kDim>
+__device__ inline float row_distance_sq(const __nv_bfloat16* row, const __nv_bfloat16* query) {
+    float sum = 0.0f;
+    for (int d = threadIdx.x % 32 * 2; d < kDim; d += 64) {
+        const float2 k = Bf16::unpack(__ldcg(reinterpret_cast<const unsigned*>(row + d)));
+        const float2 q = Bf16::unpack(__ldcg(reinterpret_cast<const unsigned*>(query + d)));
+        sum = fmaf(q.x - k.x, q.x - k.x, fmaf(q.y - k.y, q.y - k.y, sum));
+    }
+#pragma unroll
+    for (int step = 16; step > 0; step /= 2) sum += __shfl_xor_sync(0xffffffffu, sum, step);
+    return sum;
+}
 
 // The best candidate's rank among slots first..first + 31 of a head, the same in every lane; adds to ring_bytes (lane's
 // own). What this layer's earlier steps wrote is asked for before the wait for this step's `query` ([kDim], of this head).
@@ -97,7 +116,9 @@ __device__ inline unsigned long long search_chunk(const Ring& ring, const Policy
     if (exists) tag = __ldcg(reinterpret_cast<const float2*>(ring.meta + row + lane));
     ring_bytes += exists ? sizeof(tag) : 0;
     if (measure) front.load(rows, 0, existing);
-    if (measure && !policy.prune) back.load(rows, 1, existing);
+    // Both halves at once where they fit into registers.
+    const bool together = kDim < 256 && !policy.prune;
+    if (measure && together) back.load(rows, 1, existing);
     const int stored = __float_as_int(tag.x);
     bool candidate = is_candidate(ring, policy, position, stored, tag.y);
     wait_for_previous();
@@ -111,8 +132,8 @@ __device__ inline unsigned long long search_chunk(const Ring& ring, const Policy
         if (policy.prune) {
             candidate = candidate && distance_sq < policy.radius_sq;
             second = __ballot_sync(0xffffffffu, candidate);
-            if (second != 0) back.load(rows, 1, second);
         }
+        if (!together && second != 0) back.load(rows, 1, second);
         if (second != 0) distance_sq += back.distance_sq(query_back);
         ring_bytes += second >> lane & 1 ? kDim : 0;
     }

@@ -23,18 +23,25 @@ __device__ inline Candidate candidate_of(unsigned long long rank, bool nearest) 
     return nearest ? Candidate{static_cast<int>(low), __uint_as_float(high)} : Candidate{static_cast<int>(high), __uint_as_float(low)};
 }
 
-// Whether a slot may be matched by the query at `position`: written, of the last `slots` positions, and not empty.
+// Whether a slot may be matched by the query at `position`: written, of the last `slots` positions, and with a finite
+// log-sum-exp (-inf is an empty prefix, anything else not finite is damage).
 __device__ inline bool is_candidate(const Ring& ring, const Policy& policy, int position, int stored, float lse) {
     const int reach = policy.kind == kForced ? min(policy.lag, ring.slots) : ring.slots;
-    return stored >= 0 && stored < position && position - stored <= reach && lse != -CUDART_INF_F;
+    return fabsf(lse) < CUDART_INF_F && stored >= max(0, position - reach) && stored < position;
 }
 
-// Counter-based: the same (seed, position, head) always gives the same number (splitmix64 of the three).
-__device__ inline unsigned random_u32(unsigned long long seed, int position, int head) {
-    unsigned long long x = seed + 0x9e3779b97f4a7c15ull * (static_cast<unsigned long long>(position) << 16 | static_cast<unsigned>(head));
+// One round of SplitMix64 (Steele, Lea, Flood 2014).
+__host__ __device__ inline unsigned long long mix(unsigned long long x) {
+    x += 0x9e3779b97f4a7c15ull;
     x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
     x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-    return static_cast<unsigned>((x ^ x >> 31) >> 32);
+    return x ^ x >> 31;
+}
+// Counter-based: the same (seed, position, head) always gives the same number, in 0..1 and below 1. 24 bits, as many as an
+// f32 holds exactly; the crate draws the same.
+__host__ __device__ inline float uniform(unsigned long long seed, int position, int head) {
+    const unsigned long long mixed = mix(mix(mix(seed) ^ static_cast<unsigned>(position)) ^ static_cast<unsigned>(head));
+    return static_cast<float>(mixed >> 40) * (1.0f / 16777216.0f);
 }
 
 // Whether a head whose best candidate is `best` reuses it.
@@ -42,16 +49,25 @@ __device__ inline bool accepts(const Policy& policy, int position, int head, Can
     if (policy.kind == kPaper) return best.distance_sq < policy.radius_sq;
     switch (policy.pattern) {
         case kPatternAll: return true;
-        case kPatternRandom: return policy.rate_u32 == 0xffffffffu || random_u32(policy.seed, position, head) < policy.rate_u32;
+        case kPatternRandom: return uniform(policy.seed, position, head) < policy.rate;
         case kPatternHeads: return policy.forced_heads[head] != 0;
         default: return false;
     }
 }
 
-// A group's pause after a search: 1, 2, 4 ... max_pause steps while it keeps missing, none after a hit.
+// Whether the policy lets this step search at all.
+__device__ inline bool may_search(const Policy& policy, int position) { return policy.kind == kForced || position >= policy.min_context; }
+
+// Searches in a row that may fail before a group pauses: with reuse in sight a pause costs whole reads.
+constexpr unsigned kToleratedMisses = 4;
+
+// A group's pause after a step that might search: 1, 2, 4 ... max_pause steps while it keeps missing, none after a hit.
 __device__ inline Pause pause_after(const Policy& policy, Pause pause, bool searched, bool reused) {
-    if (!searched) return {pause.length, pause.remaining > 0 ? pause.remaining - 1 : 0};
-    if (reused || policy.max_pause == 0) return {0, 0};
-    const int length = min(max(1, 2 * pause.length), policy.max_pause);
-    return {length, length};
+    if (policy.max_pause == 0) return pause;
+    if (!searched) return {pause.remaining - 1, pause.length, pause.misses};
+    if (reused) return {0, 0, 0};
+    pause.misses += pause.misses != 0xffffffffu;
+    if (pause.misses < kToleratedMisses) return pause;
+    const unsigned length = min(max(1u, 2 * pause.length), static_cast<unsigned>(policy.max_pause));
+    return {length, length, pause.misses};
 }

@@ -1,6 +1,6 @@
 // Match, amend and complete: one cluster per KV head, every block of it doing an equal share of each stage.
 //
-//   search    eight warps: ring slots in chunks of 32; meanwhile two warps attend to the tail
+//   search    most warps: ring slots in chunks of 32; meanwhile two warps attend to the tail
 //   exchange  every block's best candidate per head to every block
 //   decide    the same in every block, and published at once; a group with any head that must be read is left to the
 //             attend kernel
@@ -9,7 +9,7 @@
 //   complete  stored state + amend -> ring entry; + tail -> output
 //
 // Launch: grid = num_kv_heads * cluster, cluster 1..16 blocks (8 is portable on Hopper; before it, 1); block =
-// kReuseThreads; dynamic shared memory = reuse_shared_bytes<kDim, kHeads>(). The attend kernel follows in the same stream.
+// reuse_threads(kDim); dynamic shared memory = reuse_shared_bytes<kDim, kHeads>(). The attend kernel follows in the same stream.
 // Programmatic dependent launch: what earlier kernels of the same step may not write is this layer's ring, tags, pauses,
 // the step state, and K and V of tokens before the newest; these are read ahead.
 #pragma once
@@ -17,13 +17,11 @@
 #include "match.cuh"
 #include "tile.cuh"
 
-constexpr int kSearchWarps = 8;
 constexpr int kTileWarps = 2;  // after the search warps
-constexpr int kSearchThreads = 32 * kSearchWarps, kTileThreads = 32 * kTileWarps;
-constexpr int kReuseThreads = kSearchThreads + kTileThreads;
+// Fewer threads where a state of 16 heads needs more registers than 10 warps can have (they are allotted for 12).
+__host__ __device__ constexpr int search_threads(int dim) { return dim < 256 ? 256 : 192; }
+__host__ __device__ constexpr int reuse_threads(int dim) { return search_threads(dim) + 32 * kTileWarps; }
 constexpr int kPublisher = 32;  // the thread that tells the decision, in a warp that has nothing else to do then
-// The second half of the search warps exchanges the tail, and completes.
-constexpr int kWorkerFirst = kSearchThreads / 2, kWorkers = kSearchThreads / 2;
 constexpr int kMaxCluster = 16;
 
 template <int kDim, int kHeads>
@@ -41,6 +39,7 @@ struct ReuseShared {
     Candidate match[16];
     int begins[2][16];                             // first token of each head in the amend span, and in the tail
     RingMeta meta[16];                             // of the matched entry
+    Pause pause;                                   // before this step
     unsigned ring_bytes;
     bool reused;
 };
@@ -49,6 +48,9 @@ template <class E, int kDim, int kHeads>
 struct Reuse {
     using State = WarpState<E, kDim, kHeads>;
     static constexpr int kTileBytes = TileLayout<kDim>::kBytes;
+    static constexpr int kSearchThreads = search_threads(kDim), kSearchWarps = kSearchThreads / 32;
+    // The second half of the search warps exchanges the tail, and completes.
+    static constexpr int kWorkerFirst = kSearchThreads / 2, kWorkers = kSearchThreads / 2;
 
     const ReuseArgs& args;
     ReuseShared& shared;
@@ -58,17 +60,24 @@ struct Reuse {
     int rank, size, kv_head, group, slice;
     unsigned step;
     int position, length, boundary;
+    bool measured;  // this step compares queries
 
     // Attention of the tile warps over begin..end, tiles dealt to (block, warp) in turn, into buffer `which`.
     // loaded: the first tile's copies have been started.
     __device__ void attend_span(int begin, int end, SpanKind which, bool loaded) {
-        attend_tiles(keys(), values(), tile_of(which), shared_address(queries_of()), shared.begins[which], args.heads.scale_log2,
-                     first_token(begin), end, size * kTileWarps * kTileTokens, loaded);
+        const auto attend = kDim < 256 ? attend_tiles_called : attend_tiles;
+        attend(keys(), values(), tile_of(which), shared_address(queries_of()), shared.begins[which], args.heads.scale_log2, first_token(begin),
+               end, size * kTileWarps * kTileTokens, loaded);
     }
 
-    // One copy of this code serves both spans: the second finds it in the instruction cache.
-    static __device__ __noinline__ void attend_tiles(const char* k, const char* v, unsigned char* tile, uint32_t queries, const int* begins,
-                                                     float scale_log2, int token, int end, int stride, bool loaded) {
+    // One copy of the code serves both spans: the second finds it in the instruction cache. Not where the state fills the
+    // registers, because a call would spill some.
+    static __device__ __noinline__ void attend_tiles_called(const char* k, const char* v, unsigned char* tile, uint32_t queries, const int* begins,
+                                                            float scale_log2, int token, int end, int stride, bool loaded) {
+        attend_tiles(k, v, tile, queries, begins, scale_log2, token, end, stride, loaded);
+    }
+    static __device__ __forceinline__ void attend_tiles(const char* k, const char* v, unsigned char* tile, uint32_t queries, const int* begins,
+                                                        float scale_log2, int token, int end, int stride, bool loaded) {
         State state;
         state.clear();
         for (; token < end; token += stride) {
@@ -163,16 +172,26 @@ struct Reuse {
         return verdict;
     }
 
+    // Distances to the matched entries where the search has not measured any: heads first, first + stride ... One warp.
+    __device__ void measure_matches(int first, int stride) {
+        for (int i = first; i < group; i += stride) {
+            const int head = kv_head * group + i;
+            const float distance_sq = row_distance_sq<kDim>(args.ring.query + ring_row(args.ring, head, shared.match[i].position) * kDim,
+                                                            args.q_pre + static_cast<size_t>(head) * kDim);
+            if (threadIdx.x % 32 == 0) shared.match[i].distance_sq = distance_sq;
+        }
+    }
+
     // Tells the attend kernel, which may be running already. One thread of the cluster.
     __device__ void decided(bool reused) { publish(args.decisions + kv_head, step << 1 | !reused); }
 
     // What becomes of the group; tokens: read by this kernel. One warp, lanes below `group` with their head's verdict.
-    __device__ void report(bool searched, bool measured, Pause pause, const Verdict& verdict, int tokens) {
+    __device__ void report(const Verdict& verdict, int tokens) {
         const int lane = threadIdx.x;
         const HeadOutcome matched = verdict.reused ? kReused : kRefreshed;
-        if (lane < group) args.outcomes[kv_head * group + lane] = !searched ? kNotSearched : verdict.matched ? matched : kMissed;
+        if (lane < group) args.outcomes[kv_head * group + lane] = verdict.matched ? matched : measured ? kMissed : kNotSearched;
         if (lane != 0) return;
-        args.pauses[kv_head] = pause_after(args.policy, pause, measured, verdict.reused);
+        if (may_search(args.policy, position)) args.pauses[kv_head] = pause_after(args.policy, shared.pause, measured, verdict.reused);
         Counters* counters = args.counters;
         atomicAdd(&counters->groups, 1ull);
         atomicAdd(&counters->kv_bytes_exact, static_cast<unsigned long long>(length) * (4 * kDim));
@@ -251,26 +270,28 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
         shared.best[thread] = kNoCandidate;
         shared.begins[kTail][thread] = 0;
     }
-    if (thread == 0) shared.ring_bytes = 0;
     position = args.state->position;
     step = args.state->step;
     const Pause pause = args.pauses[kv_head];
     cluster_arrive();  // not before: one block overwrites the pause once all have arrived
+    if (thread == 0) {
+        shared.ring_bytes = 0;
+        shared.pause = pause;
+    }
     length = position + 1;
     boundary = prefix_end(position, args.ring.band);
 
-    // A dictated hit needs the tags even while the search rests.
-    const bool forced = args.policy.kind == kForced;
-    const bool eligible = boundary > 0 && (forced || length >= args.policy.min_context);
-    const bool measured = eligible && pause.remaining == 0;
-    const bool searched = measured || (forced && eligible);
+    measured = may_search(args.policy, position) && (args.policy.max_pause == 0 || pause.remaining == 0);
     __syncthreads();
-    if (!searched) {
+    // A dictated hit needs the tags even while the search rests.
+    if (!measured && args.policy.kind != kForced) {
         wait_for_previous();
+        if (rank == 0 && thread == kPublisher) {
+            fence_device();
+            decided(false);
+        }
         cluster_wait();
-        if (thread == kPublisher) fence_device();
-        if (rank == 0 && thread == kPublisher) decided(false);
-        if (rank == 0 && thread < 32) report(false, false, pause, Verdict{}, 0);
+        if (rank == 0 && thread < 32) report(Verdict{}, 0);
         return;
     }
 
@@ -278,7 +299,7 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
     else attend_tail();
     __syncthreads();
     cluster_wait();  // every block has started, so its shared memory may be written
-    for (int i = thread; i < size * group; i += kReuseThreads) {
+    for (int i = thread; i < size * group; i += reuse_threads(kDim)) {
         store_remote(&shared.gathered[rank][i % group], i / group, shared.best[i % group]);
     }
     cluster_arrive();
@@ -289,7 +310,7 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
     __syncthreads();
     const bool reused = shared.reused, reports = rank == 0 && thread < 32;
     if (rank == 0 && thread == kPublisher) decided(reused);
-    if (reports) report(true, measured, pause, verdict, length - (reused ? verdict.amend_begin : boundary));
+    if (reports) report(verdict, length - (reused ? verdict.amend_begin : boundary));
     if (!reused) return;
 
     // Elements of this block's slice. The first stored state of each worker is asked for early; only the thread that reads
@@ -304,11 +325,12 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
         int begin = boundary;
         for (int i = 0; i < group; ++i) begin = min(begin, shared.begins[kAmend][i]);
         attend_span(begin, boundary, kAmend, false);
-    } else if (thread < group) {
-        memcpy(&shared.meta[thread], &verdict.meta, sizeof(verdict.meta));
+    } else {
+        if (thread < group) memcpy(&shared.meta[thread], &verdict.meta, sizeof(verdict.meta));
+        if (!measured && thread >= 32) measure_matches(thread / 32 - 1, kWorkerFirst / 32 - 1);
     }
     __syncthreads();
-    exchange(kAmend, 0, kReuseThreads);
+    exchange(kAmend, 0, reuse_threads(kDim));
     cluster_arrive();
     cluster_wait();
     if (works) {
@@ -325,12 +347,18 @@ __device__ inline void reuse(const ReuseArgs& args) {
     float4* const slices = reinterpret_cast<float4*>(queries + kTileWarps * kHeads * TileLayout<kDim>::kPitch);
     const int slice = (group * (kDim / 4) + size - 1) / size;
     const int kv_head = static_cast<int>(blockIdx.x) / size;
-    Reuse<E, kDim, kHeads>{args, shared, buffer, queries, slices, cluster_rank(), size, kv_head, group, slice, 0, 0, 0, 0}.run();
+    Reuse<E, kDim, kHeads>{args, shared, buffer, queries, slices, cluster_rank(), size, kv_head, group, slice, 0, 0, 0, 0, false}.run();
 }
 
 // Registers are capped so that the attend kernel's blocks fit beside these, except where the state needs more.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr int kSharingRegisters = 120;
+#else
+constexpr int kSharingRegisters = 128;
+#endif
+constexpr int reuse_registers(int dim, int heads) { return dim * heads <= 1024 ? kSharingRegisters : dim < 256 ? 168 : 255; }
 #define REUSE_KERNEL(name, element, dim, heads)                                                                                    \
-    extern "C" __global__ void __maxnreg__((dim) * (heads) <= 1024 ? 120 : 168) name(const __grid_constant__ ReuseArgs args) {     \
+    extern "C" __global__ void __maxnreg__(reuse_registers(dim, heads)) name(const __grid_constant__ ReuseArgs args) {     \
         reuse<element, dim, heads>(args);                                                                                          \
     }
 // The four kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.

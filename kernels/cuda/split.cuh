@@ -3,6 +3,9 @@
 // The tiles of a group are those of its prefix, 0..boundary, then those of its tail, boundary..length. Groups follow
 // each other, and every block takes an equal run of this sequence, whatever group it starts or ends in. A run is
 // never longer than a group (there are at least as many blocks as groups), so it touches at most four spans.
+//
+// Ending a span costs a block about as much time as reading kSpanCost tiles, so each span counts as many cells more than it has
+// tiles (fewer where runs are short), and runs are equal in cells.
 #pragma once
 
 #include "tile.cuh"
@@ -16,27 +19,39 @@ struct TileAt {
     int group, tile;
 };
 
+constexpr int kSpanCost = 4;
+
 struct Split {
     int length, boundary;     // tokens; end of the prefix
     int prefix_tiles, tiles;  // of one group
-    int total, blocks;        // tiles; blocks with work
-    int run, longer;          // tiles of a block; the first `longer` blocks have one more
+    int cost;                 // of a span, in cells beside its tiles
+    int blocks;               // that have work
+    int run, longer;          // cells of a block; the first `longer` blocks have one more
     static constexpr int kSpansPerBlock = 4;
 
     __host__ __device__ Split(int length, int boundary, int groups, int max_blocks) : length(length), boundary(boundary) {
         prefix_tiles = (boundary + kTileTokens - 1) / kTileTokens;
         tiles = prefix_tiles + (length - boundary + kTileTokens - 1) / kTileTokens;
-        total = groups * tiles;
-        blocks = min(max_blocks, total);  // none if nothing is read
-        run = total / max(blocks, 1);
-        longer = total - run * blocks;
+        // Every run must hold a tile, so it must be longer than what lies between two spans.
+        cost = min(kSpanCost, groups * tiles / (4 * max_blocks));
+        blocks = min(max_blocks, groups * tiles);  // none if nothing is read
+        run = groups * cells() / max(blocks, 1);
+        longer = groups * cells() - run * blocks;
     }
+    // Cells of one group's prefix, and of the group.
+    __host__ __device__ int prefix_cells() const { return prefix_tiles > 0 ? prefix_tiles + cost : 0; }
+    __host__ __device__ int cells() const { return prefix_cells() + (tiles > prefix_tiles ? tiles - prefix_tiles + cost : 0); }
     // First tile of a block; the end of its run is the start of the next.
-    __host__ __device__ int start(int block) const { return block * run + min(block, longer); }
+    __host__ __device__ int start(int block) const {
+        const int cell = block * run + min(block, longer), group = cell / cells(), rest = cell - group * cells();
+        return group * tiles + (rest < prefix_cells() ? min(rest, prefix_tiles) : min(prefix_tiles + rest - prefix_cells(), tiles));
+    }
     // The block that reads a tile.
     __host__ __device__ int owner(int tile) const {
-        const int rest = tile - longer * (run + 1);
-        return rest < 0 ? tile / (run + 1) : longer + rest / run;
+        const TileAt where = at(tile);
+        const int cell = where.group * cells() + where.tile + (where.tile < prefix_tiles ? 0 : prefix_cells() - prefix_tiles);
+        const int rest = cell - longer * (run + 1);
+        return rest < 0 ? cell / (run + 1) : longer + rest / run;
     }
 
     __host__ __device__ TileAt at(int tile) const { return {tile / tiles, tile % tiles}; }

@@ -62,20 +62,21 @@ enum PatternKind { kPatternAll = 0, kPatternNone = 1, kPatternRandom = 2, kPatte
 struct Policy {
     int kind;                           // PolicyKind
     float radius_sq;                    // paper: hit when the squared distance is strictly below
-    int min_context;                    // paper: tokens below which nothing is searched
-    int max_pause;                      // longest pause of a group's search, in steps; 0 = never pause
+    int min_context;                    // paper: first position at which a search is made
+    int max_pause;                      // longest pause of a group's search, in steps; 0 = no back-off, pauses are left as they are
     int prune;                          // paper: leave the second half of a query unread when the first is too far
     int pattern;                        // forced: PatternKind
-    unsigned rate_u32;                  // forced, random: probability * 2^32, saturated
+    float rate;                         // forced, random: probability of a hit, 0..1
     int lag;                            // forced: tokens back to the entry that is reused
     unsigned long long seed;            // forced, random
     const unsigned char* forced_heads;  // forced, heads: [num_q_heads], 0 or 1
 };
 
-// Back-off of one KV head's search.
+// Back-off of one KV head's search; the crate's Pause.
 struct Pause {
-    int length;     // of the latest pause, 0 after a hit
-    int remaining;  // steps still to skip
+    unsigned remaining;  // steps still to skip
+    unsigned length;     // of the latest pause, 0 after a hit
+    unsigned misses;     // searches in a row without reuse
 };
 
 // Attention over all tokens, for the groups that must be read. See attend.cuh.
@@ -87,6 +88,7 @@ struct AttendArgs {
     Heads heads;
     Ring ring;                        // meta == nullptr: exact policy, no entry is written
     const unsigned* decisions;        // [num_kv_heads]  from the reuse kernel; nullptr: every group is read
+    unsigned char* outcomes;          // [num_q_heads]   out: NotSearched, if nothing decides; otherwise not touched
     float* out;                       // [num_q_heads, head_dim]
     float* partial_out;               // [4 * gridDim.x, group, head_dim]  scratch
     float* partial_lse;               // [4 * gridDim.x, group]            scratch

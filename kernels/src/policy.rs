@@ -8,6 +8,8 @@ use crate::KernelError;
 pub enum Policy {
     /// Every group is read; nothing is matched and nothing is written to the ring.
     Exact,
+    /// Every group is read and nothing is matched, but the entries are written: a step in which reuse rests (see [`crate::Pace`]).
+    Rest,
     /// The paper's rule: nearest past query within an absolute radius.
     Paper(Paper),
     /// Hits are dictated; the search runs all the same, so that timings are honest. For benchmarks and tests.
@@ -28,13 +30,23 @@ pub struct Paper {
 /// A search that finds nothing costs bytes: after four in a row without reuse a group pauses for 1, 2, 4 … `max_pause` steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Backoff {
-    /// Search every step.
+    /// Search every step, whatever pause an earlier policy left; it is kept as it is.
     Off,
     /// Pause at most this many steps between searches; a hit resets the pause.
     On {
-        /// Longest pause, in steps.
+        /// Longest pause, in steps; 0 is the same as [`Self::Off`].
         max_pause: u32,
     },
+}
+
+impl Backoff {
+    /// Longest pause, in steps; 0 without back-off.
+    pub(crate) fn max_pause(self) -> u32 {
+        match self {
+            Self::Off => 0,
+            Self::On { max_pause } => max_pause,
+        }
+    }
 }
 
 /// Dictated hits, each from the entry `lag_tokens` back (or the farthest valid one nearer than that).
@@ -86,7 +98,7 @@ impl Policy {
             }
         };
         match self {
-            Self::Exact => Ok(()),
+            Self::Exact | Self::Rest => Ok(()),
             Self::Paper(paper) => unit("threshold", paper.threshold),
             Self::Forced(forced) => {
                 if forced.lag_tokens == 0 {

@@ -6,7 +6,7 @@ use std::ops::Range;
 use half::bf16;
 
 use crate::decode::{dictates, squared_radius};
-use crate::{AttentionShape, Backoff, HeadOutcome, KvView, Policy, RingLayout};
+use crate::{AttentionShape, HeadOutcome, KvView, Policy, RingLayout};
 
 /// An attention state in f64: normalised output and natural log-sum-exp; −∞ over no token.
 #[derive(Debug, Clone, PartialEq)]
@@ -201,13 +201,13 @@ impl ReferenceRing {
     /// Whether the group searches in this step.
     fn ticks(&mut self, kv_head: usize, policy: &Policy, t: usize) -> bool {
         let backoff = match policy {
-            Policy::Exact => return false,
+            Policy::Exact | Policy::Rest => return false,
             Policy::Paper(paper) if t < paper.min_context => return false,
             Policy::Paper(paper) => paper.backoff,
             Policy::Forced(forced) => forced.backoff,
         };
         let (left, ..) = &mut self.pauses[kv_head];
-        if backoff == Backoff::Off || *left == 0 {
+        if backoff.max_pause() == 0 || *left == 0 {
             return true;
         }
         *left -= 1;
@@ -220,7 +220,10 @@ impl ReferenceRing {
         else {
             return;
         };
-        let (true, Backoff::On { max_pause }) = (searched, *backoff) else { return };
+        let max_pause = backoff.max_pause();
+        if !searched || max_pause == 0 {
+            return;
+        }
         let (left, length, misses) = &mut self.pauses[kv_head];
         if reused {
             (*left, *length, *misses) = (0, 0, 0);

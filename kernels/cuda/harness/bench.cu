@@ -3,12 +3,15 @@
 
 #include <algorithm>
 #include <functional>
+#include <numeric>
 
 #include "device.h"
+#include "pace.h"
 
 namespace {
 
 constexpr int kLayers = 32;
+constexpr double kMegabytesPerUs = 4.24;  // what this device's memory gives, for Pace
 
 __global__ void seed_ring(Ring ring, int num_q_heads, int position) {
     for (int i = blockIdx.x * blockDim.x + threadIdx.x; i < num_q_heads * ring.slots; i += gridDim.x * blockDim.x) {
@@ -36,40 +39,64 @@ __global__ void sum_bytes(const uint4* data, size_t count, unsigned* result) {
     if (sum == 12345) *result = sum;
 }
 
+// Microseconds per layer. The mean is what a chain of steps costs where they differ (back-off).
 struct Timing {
-    double median, best;  // microseconds per layer
+    double median, best, mean;
+};
+constexpr int kWarmup = 8, kRepeats = 40, kPacedWarmup = 66, kPacedRepeats = 130;
+constexpr int kReplays = kPacedWarmup + kPacedRepeats;
+
+class Graph {
+  public:
+    Graph(const std::function<void(cudaStream_t)>& enqueue) {
+        cudaGraph_t graph;
+        CHECK(cudaStreamCreate(&stream_));
+        CHECK(cudaStreamBeginCapture(stream_, cudaStreamCaptureModeGlobal));
+        enqueue(stream_);
+        CHECK(cudaStreamEndCapture(stream_, &graph));
+        CHECK(cudaGraphInstantiate(&exec_, graph, 0));
+        CHECK(cudaGraphDestroy(graph));
+        CHECK(cudaEventCreate(&begin_));
+        CHECK(cudaEventCreate(&end_));
+    }
+    Graph(const Graph&) = delete;
+    ~Graph() {
+        cudaEventDestroy(begin_);
+        cudaEventDestroy(end_);
+        cudaGraphExecDestroy(exec_);
+        cudaStreamDestroy(stream_);
+    }
+    // Microseconds of one replay.
+    double replay() {
+        CHECK(cudaEventRecord(begin_, stream_));
+        CHECK(cudaGraphLaunch(exec_, stream_));
+        CHECK(cudaEventRecord(end_, stream_));
+        CHECK(cudaEventSynchronize(end_));
+        float ms = 0;
+        CHECK(cudaEventElapsedTime(&ms, begin_, end_));
+        return ms * 1e3;
+    }
+
+  private:
+    cudaStream_t stream_;
+    cudaGraphExec_t exec_;
+    cudaEvent_t begin_, end_;
 };
 
-Timing replay(const std::function<void(cudaStream_t)>& enqueue, int layers, int repeats = 40) {
-    cudaStream_t stream;
-    cudaGraph_t graph;
-    cudaGraphExec_t exec;
-    cudaEvent_t begin, end;
-    CHECK(cudaStreamCreate(&stream));
-    CHECK(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal));
-    enqueue(stream);
-    CHECK(cudaStreamEndCapture(stream, &graph));
-    CHECK(cudaGraphInstantiate(&exec, graph, 0));
-    CHECK(cudaEventCreate(&begin));
-    CHECK(cudaEventCreate(&end));
+// Times `repeats` calls after a warm-up, each of which gives microseconds for `layers` layers.
+Timing timed(const std::function<double()>& once, int layers, int repeats = kRepeats, int warmup = kWarmup) {
     std::vector<double> times;
-    for (int i = 0; i < repeats + 5; ++i) {
-        CHECK(cudaEventRecord(begin, stream));
-        CHECK(cudaGraphLaunch(exec, stream));
-        CHECK(cudaEventRecord(end, stream));
-        CHECK(cudaEventSynchronize(end));
-        float ms = 0;
-        CHECK(cudaEventElapsedTime(&ms, begin, end));
-        if (i >= 5) times.push_back(ms * 1e3 / layers);
+    double sum = 0;
+    for (int i = 0; i < repeats + warmup; ++i) {
+        const double time = once() / layers;
+        if (i >= warmup) times.push_back(time), sum += time;
     }
     std::sort(times.begin(), times.end());
-    CHECK(cudaGraphExecDestroy(exec));
-    CHECK(cudaGraphDestroy(graph));
-    CHECK(cudaStreamDestroy(stream));
-    return {times[times.size() / 2], times[0]};
+    return {times[times.size() / 2], times[0], sum / times.size()};
 }
 
-enum Mode { kBoth, kExact, kReuseOnly };
+// kRest: attend alone, with the ring. kPaced: kBoth, kRest or kExact, as Pace says.
+enum Mode { kBoth, kExact, kReuseOnly, kRest, kPaced };
 
 struct Setting {
     const char* name;
@@ -77,18 +104,25 @@ struct Setting {
     int cluster;
     bool overlap;
     Mode mode = kBoth;
+    PaceCost cost = {};  // of kPaced
 };
 
 class Bench {
   public:
-    Bench(Shape shape, int tokens) : shape_(shape), tokens_(tokens), state_(1) {
+    // All layers together must be far larger than L2.
+    Bench(Shape shape, int tokens, int layers) : shape_(shape), tokens_(tokens), state_(1) {
         int count = 0;
         CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, 0));
-        layers_.reserve(kLayers);
-        for (int i = 0; i < kLayers; ++i) {
-            Layer& layer = layers_.emplace_back(shape, tokens + 256, 512, 256, count);
-            fill(layer.k, 10 * i + 1, 1.0f, 0.0f, shape.dtype);
-            fill(layer.v, 10 * i + 2, 1.0f, 0.0f, shape.dtype);
+        layers_.reserve(layers);
+        for (int i = 0; i < layers; ++i) {
+            Layer& layer = layers_.emplace_back(shape, tokens + kReplays, 512, 256, count);
+            if (i == 0) {
+                fill(layer.k, 1, 1.0f, 0.0f, shape.dtype);
+                fill(layer.v, 2, 1.0f, 0.0f, shape.dtype);
+            } else {
+                CHECK(cudaMemcpyAsync(layer.k.data, layers_[0].k.data, layer.k.count * 2, cudaMemcpyDeviceToDevice));
+                CHECK(cudaMemcpyAsync(layer.v.data, layers_[0].v.data, layer.v.count * 2, cudaMemcpyDeviceToDevice));
+            }
             fill(layer.q_rot, 10 * i + 3, 1.0f, 0.0f, shape.dtype);
             fill(layer.q_pre, 10 * i + 4, 1.0f, 0.0f, Dtype::bf16);
             fill(layer.ring_query, 10 * i + 5, 1.0f, 0.0f, Dtype::bf16);
@@ -103,58 +137,93 @@ class Bench {
         CHECK(cudaDeviceSynchronize());
     }
 
-    // Microseconds per layer; the positions advance with every replay.
-    double run(const Setting& setting) {
+    // Times one setting; the positions advance with every replay.
+    Timing run(const Setting& setting, bool print = true) {
         // The newest token is at tokens - 1 in the middle of the replays.
-        state_.upload({StepState{tokens_ - 24, 0}});
+        const bool paced_long = setting.mode == kPaced && tokens_ <= 50000;  // where rests are long
+        const int repeats = paced_long ? kPacedRepeats : kRepeats, warmup = paced_long ? kPacedWarmup : kWarmup;
+        const int before = tokens_ - 1 - (repeats + warmup) / 2;
+        state_.upload({StepState{before, 0}});
         for (Layer& layer : layers_) {
-            seed_ring<<<64, 256>>>(layer.ring(), shape_.num_q_heads, tokens_ - 23);
+            seed_ring<<<64, 256>>>(layer.ring(), shape_.num_q_heads, before + 1);
             layer.pauses.zero(), layer.counters.zero();
         }
         CHECK(cudaDeviceSynchronize());
-        const Timing time = replay(
-            [&](cudaStream_t stream) {
-                advance_step<<<1, 1, 0, stream>>>(state_.data);
-                for (size_t i = 0; i < layers_.size(); ++i) {
-                    Layer& layer = layers_[i];
-                    Policy policy = setting.policy;
-                    policy.seed += i;
-                    policy.forced_heads = layer.forced_heads.data;
-                    if (setting.mode == kBoth || setting.mode == kReuseOnly) launch_reuse(reuse_, layer.reuse_args(state_.data, policy), setting.cluster, setting.overlap, stream);
-                    if (setting.mode != kReuseOnly) launch_attend(attend_, layer.attend_args(state_.data, setting.mode == kExact), layer.grid, setting.overlap, stream);
-                }
-            },
-            kLayers);
-        double kv = 0, ring = 0, exact = 0, reused = 0, groups = 0;
-        for (const Layer& layer : layers_) {
-            const Counters c = layer.counters.download()[0];
-            kv += c.kv_bytes_read, ring += c.ring_bytes, exact += c.kv_bytes_exact, reused += c.groups_reused, groups += c.groups;
-        }
-        const double steps = 45.0 * kLayers, bytes = (kv + ring) / steps;
-        std::printf("%2d/%-2d D%d %6d  %-24s cluster %2d %-4s %8.2f us (best %7.2f)  kv %8.2f MB ring %6.2f MB  %5.2f TB/s  bytes@4TB/s %7.2f us  over %6.2f us  reused %.4f\n",
-                    shape_.num_q_heads, shape_.num_kv_heads, shape_.head_dim, tokens_, setting.name, setting.mode == kExact ? 0 : setting.cluster, setting.overlap ? "pdl" : "",
-                    time.median, time.best, kv / steps / 1e6, ring / steps / 1e6, bytes / time.median / 1e6, bytes / 4e6, time.median - bytes / 4e6,
-                    groups > 0 ? reused / groups : 0.0);
-        return time.median;
+        Graph graph([&](cudaStream_t stream) { enqueue(setting, stream); });
+        Setting other = setting;
+        other.mode = kRest;
+        Graph resting([&](cudaStream_t stream) { enqueue(other, stream); });
+        other.mode = kExact;
+        Graph exact([&](cudaStream_t stream) { enqueue(other, stream); });
+        Pace pace{setting.cost};
+        double searched = 0, steps = 0;
+        std::vector<double> before_reused = each(&Counters::groups_reused);
+        const auto paced = [&] {
+            ++steps;
+            const Pace::Step step = pace.next_step();
+            if (step != Pace::kSearchStep) return step == Pace::kRestStep ? resting.replay() : exact.replay();
+            ++searched;
+            const double time = graph.replay();
+            const std::vector<double> now = each(&Counters::groups_reused);
+            std::vector<double> reused(now.size());
+            for (size_t i = 0; i < now.size(); ++i) reused[i] = now[i] - before_reused[i];
+            pace.searched(reused, shape_.num_kv_heads, tokens_);
+            before_reused = now;
+            return time;
+        };
+        const std::function<double()> once = setting.mode == kPaced ? std::function<double()>(paced) : [&] { return graph.replay(); };
+        const Timing time = timed(once, layers_.size(), repeats, warmup);
+        if (!print) return time;
+        const double reads = static_cast<double>(repeats + warmup) * layers_.size(), kv = total(&Counters::kv_bytes_read) / reads / 1e6,
+                     ring = total(&Counters::ring_bytes) / reads / 1e6, groups = total(&Counters::groups);
+        std::printf("%2d/%-2d D%-3d %6d %-22s c%-2d %-3s %7.2f us (mean %7.2f best %7.2f) kv %7.2f ring %5.2f MB %5.2f TB/s over4 %6.2f us reused %.3f", shape_.num_q_heads,
+                    shape_.num_kv_heads, shape_.head_dim, tokens_, setting.name, setting.mode == kExact ? 0 : setting.cluster, setting.overlap ? "pdl" : "", time.median,
+                    time.mean, time.best, kv, ring, (kv + ring) / time.median, time.median - (kv + ring) / 4, groups > 0 ? total(&Counters::groups_reused) / groups : 0.0);
+        if (setting.mode == kPaced) std::printf(" searched %.2f", searched / steps);
+        std::printf("\n");
+        return time;
     }
 
     // The same bytes through a plain sum: what this device's memory gives.
     void plain_read() {
         const size_t vectors = static_cast<size_t>(shape_.num_kv_heads) * tokens_ * shape_.head_dim / 8;
         Buffer<unsigned> result(1);
-        const Timing time = replay(
-            [&](cudaStream_t stream) {
-                for (Layer& layer : layers_) {
-                    sum_bytes<<<132 * 8, 256, 0, stream>>>(reinterpret_cast<const uint4*>(layer.k.data), vectors, result.data);
-                    sum_bytes<<<132 * 8, 256, 0, stream>>>(reinterpret_cast<const uint4*>(layer.v.data), vectors, result.data);
-                }
-            },
-            kLayers, 20);
+        Graph graph([&](cudaStream_t stream) {
+            for (Layer& layer : layers_) {
+                sum_bytes<<<8 * layer.grid, 256, 0, stream>>>(reinterpret_cast<const uint4*>(layer.k.data), vectors, result.data);
+                sum_bytes<<<8 * layer.grid, 256, 0, stream>>>(reinterpret_cast<const uint4*>(layer.v.data), vectors, result.data);
+            }
+        });
+        const Timing time = timed([&] { return graph.replay(); }, layers_.size(), 20);
         std::printf("%2d/%-2d D%d %6d  plain sum, two launches: %.2f us, %.2f TB/s\n", shape_.num_q_heads, shape_.num_kv_heads, shape_.head_dim, tokens_, time.median,
                     vectors * 32 / time.median / 1e6);
     }
 
   private:
+    // One step of all layers.
+    void enqueue(const Setting& setting, cudaStream_t stream) {
+        const Attends attends = setting.mode == kExact ? Attends::exact : setting.mode == kRest ? Attends::resting : Attends::decided;
+        advance_step<<<1, 1, 0, stream>>>(state_.data);
+        for (size_t i = 0; i < layers_.size(); ++i) {
+            Layer& layer = layers_[i];
+            Policy policy = setting.policy;
+            policy.seed += i;
+            policy.forced_heads = layer.forced_heads.data;
+            if (setting.mode != kExact && setting.mode != kRest) launch_reuse(reuse_, layer.reuse_args(state_.data, policy), setting.cluster, setting.overlap, stream);
+            if (setting.mode != kReuseOnly) launch_attend(attend_, layer.attend_args(state_.data, attends), layer.grid, setting.overlap, stream);
+        }
+    }
+    // One of the counters, of each layer and of all.
+    std::vector<double> each(unsigned long long Counters::*which) const {
+        std::vector<double> counts;
+        for (const Layer& layer : layers_) counts.push_back(layer.counters.download()[0].*which);
+        return counts;
+    }
+    double total(unsigned long long Counters::*which) const {
+        const std::vector<double> counts = each(which);
+        return std::accumulate(counts.begin(), counts.end(), 0.0);
+    }
+
     Shape shape_;
     int tokens_;
     Buffer<StepState> state_;
@@ -164,15 +233,39 @@ class Bench {
 
 }  // namespace
 
+// Every hit rate, with the same policy and pace as a model would run: never slower than exact, or by how much?
+void bench_rates(const BenchOptions& options) {
+    std::printf("shape,tokens,rate,exact_us,always_us,paced_us,paced_over_exact\n");
+    for (int tokens : options.contexts) {
+        for (const Shape& shape : options.shapes) {
+            Bench bench(shape, tokens, tokens > 200000 ? 8 : tokens > 50000 ? 16 : kLayers);
+            const int cluster = reuse_cluster(shape.num_kv_heads, 9);
+            const PaceCost cost = PaceCost::cuda(shape.group(), shape.num_kv_heads, shape.head_dim, 1e6 * kMegabytesPerUs);
+            const Setting exactly{"exact", forced(kPatternNone, 64), cluster, true, kExact};
+            const double exact = std::min(bench.run(exactly, false).mean, bench.run(exactly, false).mean);
+            for (double rate : {0.0, 0.5, 0.9, 0.95, 0.97, 1.0}) {
+                const Policy policy = forced(kPatternRandom, 64, rate, 99, 16);
+                const double always = bench.run({"always", forced(kPatternRandom, 64, rate, 99), cluster, true}, false).mean;
+                const Setting pacing{"paced", policy, cluster, true, kPaced, cost};
+                double paced = bench.run(pacing, false).mean;
+                if (paced > 1.04 * exact) paced = std::min(paced, bench.run(pacing, false).mean);  // something else on the machine?
+                std::printf("%d/%d D%d,%d,%.2f,%.2f,%.2f,%.2f,%.3f%s\n", shape.num_q_heads, shape.num_kv_heads, shape.head_dim, tokens, rate, exact, always, paced,
+                            paced / exact, paced / exact > 1.05 ? " SLOWER" : "");
+            }
+        }
+    }
+}
+
 void bench(const BenchOptions& options) {
     const Policy none = forced(kPatternNone, 64), all = forced(kPatternAll, 64);
     for (int tokens : options.contexts) {
         for (const Shape& shape : options.shapes) {
-            Bench bench(shape, tokens);
+            Bench bench(shape, tokens, tokens > 200000 ? 8 : kLayers);
             const int cluster = reuse_cluster(shape.num_kv_heads, 9);
             if (options.plain) bench.plain_read();
             if (options.brief) {
                 bench.run({"exact", none, cluster, true, kExact});
+                bench.run({"resting", none, cluster, true, kRest});
                 bench.run({"all hit, lag 64", all, cluster, true});
                 bench.run({"95% of heads hit", forced(kPatternRandom, 64, 0.95, 99), cluster, true});
                 bench.run({"none hits, forced", none, cluster, true});
@@ -180,6 +273,7 @@ void bench(const BenchOptions& options) {
             }
             for (bool overlap : {false, true}) {
                 bench.run({"exact", none, cluster, overlap, kExact});
+                bench.run({"resting", none, cluster, overlap, kRest});
                 bench.run({"all hit, lag 64", all, cluster, overlap});
                 bench.run({"one group missed", forced(kPatternHeads, 64), cluster, overlap});
                 bench.run({"95% of heads hit", forced(kPatternRandom, 64, 0.95, 99), cluster, overlap});

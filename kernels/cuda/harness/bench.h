@@ -13,3 +13,5 @@ struct BenchOptions {
 };
 
 void bench(const BenchOptions& options);
+// Hit rates against exact attention, as CSV.
+void bench_rates(const BenchOptions& options);

@@ -66,6 +66,10 @@ struct Shape {
     Heads heads() const { return {num_kv_heads, group(), 1.44269504f / std::sqrt(static_cast<float>(head_dim))}; }
 };
 
+// What a launch of the attend kernel is for: the exact policy, a step that writes entries but searches nothing, or the groups
+// that the reuse kernel leaves to it.
+enum class Attends { exact, resting, decided };
+
 // Everything a step of one layer touches.
 struct Layer {
     Shape shape;
@@ -87,18 +91,18 @@ struct Layer {
           partial_lse(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group()),
           meta(static_cast<size_t>(shape.num_q_heads) * slots), arrivals(static_cast<size_t>(shape.num_kv_heads) * 2), decisions(shape.num_kv_heads), outcomes(shape.num_q_heads),
           forced_heads(shape.num_q_heads), pauses(shape.num_kv_heads), counters(1) {
-        arrivals.zero(), pauses.zero(), counters.zero(), forced_heads.zero();
+        arrivals.zero(), pauses.poison(), counters.zero(), forced_heads.zero();
         out.poison(), partial_out.poison(), partial_lse.poison(), decisions.zero(), outcomes.poison(), ring_out.poison(), ring_query.poison();
         meta.zero();
-        truncate_ring<<<64, 256>>>(ring(), shape.num_q_heads, 0);
+        truncate_ring<<<64, 256>>>(ring(), shape.num_q_heads, 0, pauses.data, shape.num_kv_heads);
         CHECK(cudaGetLastError());
     }
     Ring ring() const { return {reinterpret_cast<__nv_bfloat16*>(ring_query.data), ring_out.data, meta.data, slots, band}; }
     KvCache kv() const { return {k.data, v.data, capacity}; }
-    AttendArgs attend_args(const StepState* state, bool exact) const {
+    AttendArgs attend_args(const StepState* state, Attends what) const {
         Ring none{};
-        return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), exact ? none : ring(),
-                exact ? nullptr : decisions.data, out.data, partial_out.data, partial_lse.data, arrivals.data, counters.data};
+        return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), what == Attends::exact ? none : ring(),
+                what != Attends::decided ? nullptr : decisions.data, outcomes.data, out.data, partial_out.data, partial_lse.data, arrivals.data, counters.data};
     }
     ReuseArgs reuse_args(const StepState* state, const Policy& policy) const {
         return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), ring(), policy,
@@ -115,14 +119,14 @@ inline Policy paper(int head_dim, float threshold, int min_context, int max_paus
     p.prune = prune;
     return p;
 }
-inline Policy forced(PatternKind pattern, int lag, double rate = 0, unsigned long long seed = 0, const unsigned char* heads = nullptr) {
+inline Policy forced(PatternKind pattern, int lag, double rate = 0, unsigned long long seed = 0, int max_pause = 0) {
     Policy p{};
     p.kind = kForced;
     p.radius_sq = INFINITY;
     p.pattern = pattern;
     p.lag = lag;
-    p.rate_u32 = rate >= 1 ? 0xffffffffu : static_cast<unsigned>(rate * 4294967296.0);
+    p.max_pause = max_pause;
+    p.rate = static_cast<float>(rate);
     p.seed = seed;
-    p.forced_heads = heads;
     return p;
 }

@@ -1,4 +1,4 @@
-// Launching the kernels from the harness: what the Rust side will do through cudarc.
+// Launching the kernels from the harness: what the Rust side does through the driver.
 #pragma once
 
 #include <cstdio>
@@ -20,7 +20,7 @@ enum class Dtype { bf16, f16 };
 
 struct Kernel {
     const void* function;
-    int shared_bytes;
+    int shared_bytes, threads;
 };
 
 #define DECLARE_ONE(name)                                       \
@@ -36,10 +36,10 @@ struct Kernel {
 #endif
 EACH_DIM(DECLARE)
 extern "C" __global__ void advance_step(StepState*);
-extern "C" __global__ void truncate_ring(const Ring, int, int);
+extern "C" __global__ void truncate_ring(const Ring, int, int, Pause*, int);
 
-#define PICK_attend(kind, dim, h) Kernel{reinterpret_cast<const void*>(attend_##kind##_d##dim##_h##h), attend_shared_bytes<dim, h>(kSharedKb)}
-#define PICK_reuse(kind, dim, h) Kernel{reinterpret_cast<const void*>(reuse_##kind##_d##dim##_h##h), reuse_shared_bytes<dim, h>()}
+#define PICK_attend(kind, dim, h) Kernel{reinterpret_cast<const void*>(attend_##kind##_d##dim##_h##h), attend_shared_bytes<dim, h>(kSharedKb), kAttendThreads}
+#define PICK_reuse(kind, dim, h) Kernel{reinterpret_cast<const void*>(reuse_##kind##_d##dim##_h##h), reuse_shared_bytes<dim, h>(), reuse_threads(dim)}
 #define PICK_DIM(dim)                                                                                                     \
     if (head_dim == dim) {                                                                                                \
         if (attend && wide) return dtype == Dtype::bf16 ? PICK_attend(bf16, dim, 16) : PICK_attend(f16, dim, 16);       \
@@ -86,8 +86,8 @@ inline void launch(const void* function, int grid, int block, int shared_bytes, 
 }
 
 inline void launch_attend(const Kernel& kernel, AttendArgs args, int grid, bool overlap, cudaStream_t stream) {
-    launch(kernel.function, grid, kAttendThreads, kernel.shared_bytes, 0, overlap, &args, stream);
+    launch(kernel.function, grid, kernel.threads, kernel.shared_bytes, 0, overlap, &args, stream);
 }
 inline void launch_reuse(const Kernel& kernel, ReuseArgs args, int cluster, bool overlap, cudaStream_t stream) {
-    launch(kernel.function, args.heads.num_kv_heads * cluster, kReuseThreads, kernel.shared_bytes, cluster, overlap, &args, stream);
+    launch(kernel.function, args.heads.num_kv_heads * cluster, kernel.threads, kernel.shared_bytes, cluster, overlap, &args, stream);
 }

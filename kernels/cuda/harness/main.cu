@@ -1,6 +1,7 @@
-// check [quick] [exact]            every kernel against the oracle; the exit status says whether it held
+// check [quick] [exact | reuse]    every kernel against the oracle; the exit status says whether it held
 // bench [brief] [plain] [tokens...]    32/8 and 32/4 heads, head dimension 128
 // bench grid [tokens...]               many shapes, four settings each
+// bench rates [tokens...]              hit rates from none to all against exact, CSV
 #include <cstdlib>
 #include <cstring>
 
@@ -16,7 +17,7 @@ int main(int argc, char** argv) {
     };
     setvbuf(stdout, nullptr, _IOLBF, 0);
     if (has("check")) {
-        const int failures = check_exact(has("quick")) + (has("exact") ? 0 : check_reuse(has("quick")));
+        const int failures = (has("reuse") ? 0 : check_exact(has("quick"))) + (has("exact") ? 0 : check_reuse(has("quick")));
         std::printf("check: %d failures\n", failures);
         return failures != 0;
     }
@@ -27,6 +28,7 @@ int main(int argc, char** argv) {
     options.brief = has("brief") || has("grid");
     options.plain = has("plain");
     options.shapes = {{Dtype::bf16, 32, 8, 128}, {Dtype::bf16, 32, 4, 128}};
+    if (options.contexts.empty() && has("rates")) options.contexts = {8192, 32768, 65536, 126976, 524288};
     if (options.contexts.empty()) options.contexts = {126976, 32768};
 #ifndef ONLY_D128
     if (has("grid")) {
@@ -34,6 +36,14 @@ int main(int argc, char** argv) {
                           {Dtype::bf16, 16, 1, 256}, {Dtype::f16, 32, 8, 128}};
     }
 #endif
+    if (has("rates")) {
+        options.shapes = {{Dtype::bf16, 32, 8, 128}, {Dtype::bf16, 32, 4, 128}, {Dtype::bf16, 28, 4, 128}, {Dtype::bf16, 16, 8, 128}};
+#ifndef ONLY_D128
+        options.shapes.push_back({Dtype::bf16, 8, 2, 64});
+#endif
+        bench_rates(options);
+        return 0;
+    }
     bench(options);
     return 0;
 }

@@ -78,7 +78,7 @@ struct Entry64 {
     double distance = 0;
 };
 
-// One layer's oracle: the ring and the pauses, and a step over them.
+// One layer's oracle: the ring and the pauses, and a step over them. It decides as the crate's DecodeAttention does.
 struct Oracle {
     const Layer& layer;
     const HostKv& kv;
@@ -98,88 +98,120 @@ struct Oracle {
                 if (entry.position >= length) entry = {};
             }
         }
+        std::fill(pauses.begin(), pauses.end(), Pause{});
     }
 
-    bool accept(int position, int head, double distance_sq) const {
-        if (policy.kind == kPaper) return distance_sq < policy.radius_sq;
+    static unsigned long long scattered(unsigned long long x) {
+        x += 0x9e3779b97f4a7c15ull;
+        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
+        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
+        return x ^ x >> 31;
+    }
+    bool dictated(int position, int head) const {
         if (policy.pattern == kPatternAll) return true;
         if (policy.pattern == kPatternNone) return false;
         if (policy.pattern == kPatternHeads) return forced_heads[head] != 0;
-        unsigned long long x = policy.seed + 0x9e3779b97f4a7c15ull * (static_cast<unsigned long long>(position) << 16 | static_cast<unsigned>(head));
-        x = (x ^ x >> 30) * 0xbf58476d1ce4e5b9ull;
-        x = (x ^ x >> 27) * 0x94d049bb133111ebull;
-        return policy.rate_u32 == 0xffffffffu || static_cast<unsigned>((x ^ x >> 31) >> 32) < policy.rate_u32;
+        const unsigned long long mixed = scattered(scattered(scattered(policy.seed) ^ position) ^ head);
+        return std::ldexp(static_cast<double>(mixed >> 40), -24) < policy.rate;
     }
 
-    // Returns the outputs and outcomes; q_pre, q_rot: [num_q_heads, head_dim].
-    void step(int position, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out, std::vector<unsigned char>& outcomes) {
+    // The entry that a head may reuse, or nullptr.
+    const Entry64* match(int position, int head, const float* q_pre, bool searches) const {
+        const bool forced = policy.kind == kForced;
+        if (forced ? !dictated(position, head) : !searches) return nullptr;
+        const int reach = forced ? std::min(policy.lag, layer.slots) : layer.slots;
+        const Entry64* found = nullptr;
+        double best = forced ? INFINITY : policy.radius_sq;
+        for (const Entry64& e : ring[head]) {
+            if (e.position < 0 || e.position >= position || position - e.position > reach || !std::isfinite(e.state.lse)) continue;
+            const double key = forced ? e.position : squared_distance(q_pre, e);
+            if (key < best || (found != nullptr && key == best && e.position < found->position)) best = key, found = &e;
+        }
+        return found;
+    }
+    static double squared_distance(const float* q_pre, const Entry64& e) {
+        double sum = 0;
+        for (size_t d = 0; d < e.query.size(); ++d) sum += std::pow(static_cast<double>(q_pre[d]) - e.query[d], 2);
+        return sum;
+    }
+
+    // The crate's Pause::tick and Pause::searched.
+    bool tick(int kv_head, int position) {
+        if (policy.kind == kPaper && position < policy.min_context) return false;
+        if (policy.max_pause == 0 || pauses[kv_head].remaining == 0) return true;
+        --pauses[kv_head].remaining;
+        return false;
+    }
+    void note(int kv_head, bool reused) {
+        Pause& p = pauses[kv_head];
+        if (policy.max_pause == 0) return;
+        if (reused) {
+            p = Pause{};
+        } else if (++p.misses >= 4) {
+            p.length = std::min(std::max(2 * p.length, 1u), static_cast<unsigned>(policy.max_pause));
+            p.remaining = p.length;
+        }
+    }
+
+    // Returns the outputs and outcomes; q_pre, q_rot: [num_q_heads, head_dim]. resting: attend alone, with the ring.
+    void step(int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out,
+              std::vector<unsigned char>& outcomes) {
         const Shape& shape = layer.shape;
-        const int dim = shape.head_dim, group = shape.group(), length = position + 1, band = layer.band;
-        const int boundary = std::max(0, length - band);
         out.assign(shape.num_q_heads, {});
-        outcomes.assign(shape.num_q_heads, 0);
+        outcomes.assign(shape.num_q_heads, kNotSearched);
         std::vector<Counters> per_group(shape.num_kv_heads);
-        parallel(shape.num_kv_heads, [&](int g) {
-            Counters& c = per_group[g];
-            const bool forced = policy.kind == kForced;
-            const bool eligible = boundary > 0 && (forced || length >= policy.min_context);
-            const bool measured = eligible && pauses[g].remaining == 0, searched = measured || (forced && eligible);
-            std::vector<Entry64> found(group);
-            std::vector<double> distance(group);
-            std::vector<char> matched(group, 0);
-            bool reused = searched;
-            if (searched) c.ring_bytes += static_cast<unsigned long long>(group) * layer.slots * (8 + (measured ? 2 * dim : 0));
-            for (int i = 0; i < group && searched; ++i) {
-                const int head = g * group + i;
-                double best = INFINITY;
-                for (const Entry64& e : ring[head]) {
-                    const int reach = forced ? std::min(policy.lag, layer.slots) : layer.slots;
-                    if (e.position < 0 || e.position >= position || position - e.position > reach || e.state.lse == -INFINITY) continue;
-                    double d2 = 0;
-                    for (int d = 0; d < dim; ++d) d2 += std::pow(static_cast<double>(q_pre[head * dim + d]) - e.query[d], 2);
-                    const double key = forced ? e.position : d2;
-                    if (key < best || (key == best && e.position < found[i].position)) best = key, found[i] = e, distance[i] = measured ? d2 : 0;
-                }
-                matched[i] = found[i].position >= 0 && accept(position, head, distance[i]);
-                reused = reused && matched[i];
-            }
-            int amend = boundary;
-            for (int i = 0; i < group && reused; ++i) amend = std::min(amend, std::max(0, found[i].position + 1 - band));
-            for (int i = 0; i < group; ++i) {
-                const int head = g * group + i;
-                const float* q = q_rot.data() + head * dim;
-                Entry64 entry;
-                entry.position = position;
-                entry.query.assign(q_pre.begin() + head * dim, q_pre.begin() + (head + 1) * dim);
-                if (reused) {
-                    const int begin = std::max(0, found[i].position + 1 - band);
-                    entry.state = merge64(found[i].state, attend64(layer, kv, q, g, begin, boundary));
-                    entry.depth = found[i].depth + 1;
-                    entry.distance = found[i].distance + std::sqrt(distance[i]);
-                } else {
-                    entry.state = attend64(layer, kv, q, g, 0, boundary);
-                }
-                out[head] = merge64(entry.state, attend64(layer, kv, q, g, boundary, length));
-                outcomes[head] = !searched ? kNotSearched : !matched[i] ? kMissed : reused ? kReused : kRefreshed;
-                ring[head][position % layer.slots] = entry;
-                c.heads_matched += matched[i];
-                c.heads_reused += reused;
-                c.ring_bytes += 6 * dim + 16 + (reused ? 4 * dim + 16 : 0);
-            }
-            c.groups = 1;
-            c.groups_reused = reused;
-            c.kv_bytes_exact = static_cast<unsigned long long>(length) * 4 * dim;
-            c.kv_bytes_read = static_cast<unsigned long long>((searched ? length - boundary : 0) + (reused ? boundary - amend : length)) * 4 * dim;
-            Pause& p = pauses[g];
-            if (!measured) p.remaining = std::max(0, p.remaining - 1);
-            else if (reused || policy.max_pause == 0) p = {0, 0};
-            else p.length = std::min(std::max(1, 2 * p.length), policy.max_pause), p.remaining = p.length;
-        });
+        parallel(shape.num_kv_heads, [&](int g) { per_group[g] = step_group(g, position, resting, q_pre, q_rot, out, outcomes); });
         for (const Counters& c : per_group) {
             counters.kv_bytes_read += c.kv_bytes_read, counters.kv_bytes_exact += c.kv_bytes_exact, counters.ring_bytes += c.ring_bytes;
             counters.groups += c.groups, counters.groups_reused += c.groups_reused;
             counters.heads_matched += c.heads_matched, counters.heads_reused += c.heads_reused;
         }
+    }
+
+  private:
+    // One KV head's step, with the bytes that these kernels touch for it.
+    Counters step_group(int g, int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out,
+                        std::vector<unsigned char>& outcomes) {
+        const int dim = layer.shape.head_dim, group = layer.shape.group(), length = position + 1, band = layer.band;
+        const int boundary = std::max(0, length - band);
+        const bool searches = !resting && tick(g, position);
+        const bool tagged = searches || (!resting && policy.kind == kForced);  // the tags are read
+        std::vector<const Entry64*> found(group, nullptr);
+        for (int i = 0; i < group && !resting; ++i) {
+            const int head = g * group + i;
+            found[i] = match(position, head, q_pre.data() + static_cast<size_t>(head) * dim, searches);
+        }
+        const bool reused = std::all_of(found.begin(), found.end(), [](const Entry64* e) { return e != nullptr; });
+        if (searches) note(g, reused);
+        Counters c{};
+        int amend = boundary;
+        for (int i = 0; i < group; ++i) {
+            const int head = g * group + i;
+            const float* q = q_rot.data() + static_cast<size_t>(head) * dim;
+            Entry64 entry;
+            entry.position = position;
+            entry.query.assign(q_pre.begin() + static_cast<size_t>(head) * dim, q_pre.begin() + static_cast<size_t>(head + 1) * dim);
+            if (reused) {
+                const int begin = std::max(0, found[i]->position + 1 - band);
+                amend = std::min(amend, begin);
+                entry.state = merge64(found[i]->state, attend64(layer, kv, q, g, begin, boundary));
+                entry.depth = found[i]->depth + 1;
+                entry.distance = found[i]->distance + std::sqrt(squared_distance(entry.query.data(), *found[i]));
+            } else {
+                entry.state = attend64(layer, kv, q, g, 0, boundary);
+            }
+            out[head] = merge64(entry.state, attend64(layer, kv, q, g, boundary, length));
+            outcomes[head] = found[i] == nullptr ? (searches ? kMissed : kNotSearched) : reused ? kReused : kRefreshed;
+            c.heads_matched += found[i] != nullptr;
+            c.heads_reused += reused;
+            c.ring_bytes += 6 * dim + 16 + (reused ? 4 * dim + 16 : 0) + static_cast<unsigned long long>(layer.slots) * (tagged * 8 + searches * 2 * dim);
+            ring[head][position % layer.slots] = entry;
+        }
+        c.groups = 1;
+        c.groups_reused = reused;
+        c.kv_bytes_exact = static_cast<unsigned long long>(length) * 4 * dim;
+        c.kv_bytes_read = static_cast<unsigned long long>((tagged ? length - boundary : 0) + (reused ? boundary - amend : length)) * 4 * dim;
+        return c;
     }
 };
 

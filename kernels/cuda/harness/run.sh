@@ -3,9 +3,11 @@
 # compute capability 9.0, the only one that the harness is built for.
 #
 #   run.sh build [nvcc flags...]                  kernels and harness
-#   run.sh check [quick] [exact]                  against the f64 oracle; fails if anything is off
+#   run.sh check [quick] [exact | reuse]          against the f64 oracle; fails if anything is off
 #   run.sh bench [brief] [plain] [tokens...]      times 32/8 and 32/4 heads, after a quick check
 #   run.sh bench grid [tokens...]                 the same, many shapes
+#   run.sh bench rates [tokens...]                hit rates from none to all against exact attention, as CSV
+#   run.sh spills                                 fails if a kernel uses local memory on any architecture
 #   run.sh fatbin                                 every kernel for every architecture, one compressed fatbin per source
 #
 # OUT   where results go; default target/cuda under the repository root
@@ -21,6 +23,7 @@ dims=${DIMS:-all}
 jobs=${JOBS:-$(nproc)}
 nvcc=${NVCC:-nvcc}
 language=(-std=c++17 -O3)
+architectures=(80 86 89 90a 100 120)
 
 fail() {
     echo "run.sh: $*" >&2
@@ -65,7 +68,7 @@ build() {
     local objects=$binary.o sources=() files=() source dim
     mkdir -p "$objects"
     for dim in "${kernel_dims[@]}"; do sources+=("$cuda/attend_d$dim.cu" "$cuda/reuse_d$dim.cu"); done
-    sources+=("$cuda/ring_ops.cu" "$harness/check.cu" "$harness/bench.cu" "$harness/main.cu")
+    sources+=("$cuda/ring_ops.cu" "$harness/check_exact.cu" "$harness/check_reuse.cu" "$harness/bench.cu" "$harness/main.cu")
     for source in "${sources[@]}"; do files+=("$objects/$(basename "$source" .cu).o"); done
     local target=("-gencode=arch=compute_90a,code=sm_90a")
     printf '%s\0' "${sources[@]}" | for_each_source object "$objects" {} "${target[@]}" "${only[@]}" "$@"
@@ -88,20 +91,46 @@ bench() {
     "$binary" bench "$@"
 }
 
+# spills_of SM SOURCE: names the functions with a stack frame or spills, with ptxas's line about each.
+spills_of() {
+    local sm=$1 source=$2 log=$out/spills.$1.$(basename "$2" .cu).log bad
+    "$nvcc" "${language[@]}" "-gencode=arch=compute_$sm,code=sm_$sm" -Xptxas -v --cubin -o "${log%.log}.cubin" "$source" > "$log" 2>&1 || {
+        cat "$log" >&2
+        fail "$source does not compile for sm_$sm"
+    }
+    bad=$(awk -v sm="$sm" '/Function properties for/ { name = $NF }
+        /bytes stack frame/ && !/ 0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads/ { print "sm_" sm " " name ":" $0 }' "$log")
+    if [[ -n $bad ]]; then
+        echo "$bad"
+        return 1
+    fi
+}
+
+spills() {
+    need_nvcc
+    mkdir -p "$out"
+    local sm clean=yes
+    for sm in "${architectures[@]}"; do
+        printf '%s\0' "$cuda"/*.cu | for_each_source spills_of "$sm" {} || clean=no
+    done
+    [[ $clean == yes ]] || fail "local memory is used"
+    echo "spills: none on sm_${architectures[*]}"
+}
+
 fatbin() {
     need_nvcc
     mkdir -p "$out"
-    local sm targets=("-gencode=arch=compute_90a,code=sm_90a" "-gencode=arch=compute_80,code=compute_80")
-    for sm in 80 86 89 100 120; do targets+=("-gencode=arch=compute_$sm,code=sm_$sm"); done
+    local sm targets=("-gencode=arch=compute_80,code=compute_80")
+    for sm in "${architectures[@]}"; do targets+=("-gencode=arch=compute_$sm,code=sm_$sm"); done
     printf '%s\0' "$cuda"/*.cu | for_each_source fatbin_of {} "${targets[@]}"
     ls -l "$out"/*.fatbin
 }
 
 command=${1:-}
 case $command in
-    build | check | bench | fatbin | object | fatbin_of)
+    build | check | bench | spills | fatbin | object | fatbin_of | spills_of)
         shift
         "$command" "$@"
         ;;
-    *) fail "build, check, bench or fatbin? See the head of this file" ;;
+    *) fail "build, check, bench, spills or fatbin? See the head of this file" ;;
 esac

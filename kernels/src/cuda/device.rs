@@ -1,6 +1,7 @@
 //! A device and its one stream.
 
-use std::sync::Arc;
+use std::cell::Cell;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUcontext, CUdevice, CUdevice_attribute, CUstream};
@@ -30,7 +31,7 @@ pub struct GpuInfo {
     pub driver_version: i32,
 }
 
-/// A device with one stream, in which all work of this handle and its clones runs in order. Cheap to clone.
+/// A device with one stream, in which all work of this process runs in order. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Gpu(Arc<Inner>);
 
@@ -41,6 +42,14 @@ struct Inner {
     stream: CUstream,
     info: GpuInfo,
 }
+
+thread_local! {
+    /// A device whose work this thread sends to another stream while it captures, and that stream.
+    static DIVERTED: Cell<(CUdevice, CUstream)> = const { Cell::new((0, std::ptr::null_mut())) };
+}
+
+/// Devices in use, by number.
+static OPEN: Mutex<Vec<(usize, Weak<Inner>)>> = Mutex::new(Vec::new());
 
 // SAFETY: the driver's handles may be used from any thread once the context is current there, which every call sees to.
 unsafe impl Send for Inner {}
@@ -61,7 +70,8 @@ impl Drop for Inner {
 }
 
 impl Gpu {
-    /// Takes the device of that number, in the driver's order.
+    /// Takes the device of that number, in the driver's order. Handles of one device in one process share its stream:
+    /// kernels whose blocks wait for each other must never run beside another such kernel.
     ///
     /// # Errors
     /// [`CudaError`] where there is no driver, no such device, or one too old for the kernels.
@@ -78,6 +88,17 @@ impl Gpu {
         if ordinal >= count {
             return Err(CudaError::NoDevice { ordinal, count });
         }
+        let mut open = OPEN.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(inner) = open.iter().find_map(|(number, inner)| (*number == ordinal).then(|| inner.upgrade())?) {
+            return Ok(Self(inner));
+        }
+        let gpu = Self::take(ordinal, driver_version)?;
+        open.retain(|(_, inner)| inner.strong_count() > 0);
+        open.push((ordinal, Arc::downgrade(&gpu.0)));
+        Ok(gpu)
+    }
+
+    fn take(ordinal: usize, driver_version: i32) -> Result<Self, CudaError> {
         let named = |call| move |error: DriverError| CudaError::new(call, error);
         let device = result::device::get(ordinal as i32).map_err(named("cuDeviceGet"))?;
         let info = describe(device, driver_version).map_err(named("cuDeviceGetAttribute"))?;
@@ -125,7 +146,18 @@ impl Gpu {
     }
 
     pub(super) fn stream(&self) -> CUstream {
-        self.0.stream
+        let (device, stream) = DIVERTED.get();
+        if stream.is_null() || device != self.0.device { self.0.stream } else { stream }
+    }
+
+    /// Sends what this thread does on the device to another stream.
+    pub(super) fn divert(&self, stream: CUstream) {
+        DIVERTED.set((self.0.device, stream));
+    }
+
+    /// Ends [`Self::divert`].
+    pub(super) fn end_diversion() {
+        DIVERTED.set((0, std::ptr::null_mut()));
     }
 
     pub(super) fn device(&self) -> CUdevice {

@@ -51,6 +51,14 @@ pub enum CudaError {
         /// Source or kernel.
         name: String,
     },
+    /// A device that is too small for a kernel.
+    #[error("{kernel} does not run on this device: {why}")]
+    DeviceLimit {
+        /// The kernel.
+        kernel: String,
+        /// What it needs and what is there.
+        why: String,
+    },
     /// Device memory is short.
     #[error("not enough device memory: {need_bytes} B needed, {free_bytes} B free")]
     OutOfMemory {

@@ -1,7 +1,7 @@
 //! Captured work and time stamps.
 
 use cudarc::driver::result;
-use cudarc::driver::sys::{self, CUevent, CUgraph, CUgraphExec, CUstreamCaptureMode};
+use cudarc::driver::sys::{self, CUevent, CUgraph, CUgraphExec, CUstream, CUstreamCaptureMode};
 
 use super::error::Checked as _;
 use super::{CudaError, Gpu};
@@ -31,17 +31,18 @@ impl Drop for Graph {
 }
 
 impl Gpu {
-    /// Captures what `work` puts into the stream instead of running it. Copies, allocations and waits are not allowed in it.
+    /// Captures what `work` puts into the stream instead of running it. Allocations, waits and copies that wait are not
+    /// allowed in it. Other threads may go on using the device.
     pub fn capture(&self, work: impl FnOnce() -> Result<(), CudaError>) -> Result<Graph, CudaError> {
         self.bind()?;
-        // SAFETY: the stream is alive and idle or not; capture ends below on every path.
-        unsafe {
-            result::stream::begin_capture(self.stream(), CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL)
-        }
-        .checked("cuStreamBeginCapture")?;
+        let detour = Detour::begin(self)?;
+        // SAFETY: the stream is alive; capture ends below on every path.
+        unsafe { result::stream::begin_capture(detour.0, CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL) }
+            .checked("cuStreamBeginCapture")?;
         let worked = work();
         // SAFETY: capture was begun above.
-        let captured = unsafe { result::stream::end_capture(self.stream()) };
+        let captured = unsafe { result::stream::end_capture(detour.0) };
+        drop(detour);
         worked?;
         let graph = captured.map_err(|error| CudaError::new("cuStreamEndCapture", error))?;
         let mut executable = std::ptr::null_mut();
@@ -64,6 +65,27 @@ impl Gpu {
         let event = Event { gpu: self.clone(), event };
         event.record()?;
         Ok(event)
+    }
+}
+
+/// A stream of its own for what this thread captures: the shared one goes on serving other threads.
+struct Detour(CUstream);
+
+impl Detour {
+    /// The device must be bound.
+    fn begin(gpu: &Gpu) -> Result<Self, CudaError> {
+        let stream = result::stream::create(result::stream::StreamKind::NonBlocking)
+            .map_err(|error| CudaError::new("cuStreamCreate", error))?;
+        gpu.divert(stream);
+        Ok(Self(stream))
+    }
+}
+
+impl Drop for Detour {
+    fn drop(&mut self) {
+        Gpu::end_diversion();
+        // SAFETY: ours; nothing ever ran in it.
+        let _ = unsafe { result::stream::destroy(self.0) };
     }
 }
 

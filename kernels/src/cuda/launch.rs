@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 
-use cudarc::driver::sys::{self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig};
+use cudarc::driver::sys::{self, CUlaunchAttribute, CUlaunchAttributeID, CUlaunchConfig, CUresult};
 
 use super::error::Checked as _;
 use super::{CudaError, Kernel};
@@ -72,6 +72,28 @@ impl Kernel {
     /// meanwhile.
     pub unsafe fn launch(&self, launch: Launch, arguments: &[Argument<'_>]) -> Result<(), CudaError> {
         self.gpu().bind()?;
+        let mut pointers: Vec<*mut c_void> = arguments.iter().map(|argument| argument.0.pointer()).collect();
+        self.configured(launch, |config| {
+            // SAFETY: the driver copies the arguments during the call; that they fit is the caller's promise.
+            unsafe { sys::cuLaunchKernelEx(config, self.function(), pointers.as_mut_ptr(), std::ptr::null_mut()) }
+        })
+        .checked("cuLaunchKernelEx")
+    }
+
+    /// Clusters of this launch that the device holds at a time; 0 if not even one fits.
+    pub fn active_clusters(&self, launch: Launch) -> Result<usize, CudaError> {
+        self.gpu().bind()?;
+        let mut clusters = 0;
+        self.configured(launch, |config| {
+            // SAFETY: the function is loaded and both pointers valid for the call.
+            unsafe { sys::cuOccupancyMaxActiveClusters(&raw mut clusters, self.function(), config) }
+        })
+        .checked("cuOccupancyMaxActiveClusters")?;
+        Ok(usize::try_from(clusters).unwrap_or(0))
+    }
+
+    /// Shows `launch` to the driver in its own words.
+    fn configured(&self, launch: Launch, call: impl FnOnce(*const CUlaunchConfig) -> CUresult) -> CUresult {
         let mut attributes = [CUlaunchAttribute {
             id: CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_IGNORE,
             pad: Default::default(),
@@ -103,11 +125,6 @@ impl Kernel {
             attrs: attributes.as_mut_ptr(),
             numAttrs: count as u32,
         };
-        let mut pointers: Vec<*mut c_void> = arguments.iter().map(|argument| argument.0.pointer()).collect();
-        // SAFETY: the driver copies the arguments during the call; that they fit is the caller's promise.
-        unsafe {
-            sys::cuLaunchKernelEx(&raw const config, self.function(), pointers.as_mut_ptr(), std::ptr::null_mut())
-        }
-        .checked("cuLaunchKernelEx")
+        call(&raw const config)
     }
 }

@@ -5,7 +5,7 @@ use std::ops::{Deref, DerefMut, Range};
 
 use bytemuck::{Pod, Zeroable};
 use cudarc::driver::result;
-use cudarc::driver::sys::{CUdeviceptr, CUresult};
+use cudarc::driver::sys::{self, CUdeviceptr, CUresult};
 
 use super::error::Checked as _;
 use super::{CudaError, Gpu};
@@ -52,6 +52,28 @@ impl Gpu {
         Ok(buffer)
     }
 
+    /// `len` elements: `table` over and over.
+    pub fn repeat<T: Pod>(&self, table: &[T], len: usize) -> Result<DeviceBuffer<T>, CudaError> {
+        let mut buffer = self.alloc(len)?;
+        let mut filled = table.len().min(buffer.len);
+        buffer.write(0, &table[..filled])?;
+        while filled < buffer.len && filled > 0 {
+            let more = filled.min(buffer.len - filled);
+            // SAFETY: both ranges lie in the buffer and do not overlap.
+            unsafe {
+                result::memcpy_dtod_async(
+                    buffer.address_of(filled),
+                    buffer.address,
+                    more * size_of::<T>(),
+                    self.stream(),
+                )
+            }
+            .checked("cuMemcpyDtoDAsync")?;
+            filled += more;
+        }
+        Ok(buffer)
+    }
+
     /// Memory with whatever was there, so for buffers that are written before they are read.
     pub fn alloc<T>(&self, len: usize) -> Result<DeviceBuffer<T>, CudaError> {
         self.bind()?;
@@ -71,6 +93,20 @@ impl Gpu {
             }
         };
         Ok(DeviceBuffer { gpu: self.clone(), address, len: if bytes == 0 { 0 } else { len }, element: PhantomData })
+    }
+
+    /// Copies from a device address to `data`, after all work so far.
+    ///
+    /// # Safety
+    /// That much memory must lie there.
+    pub unsafe fn read_address<T: Pod>(&self, address: u64, data: &mut [T]) -> Result<(), CudaError> {
+        if data.is_empty() {
+            return Ok(());
+        }
+        self.bind()?;
+        // SAFETY: the source is promised by the caller, and the destination outlives the copy because of the wait.
+        unsafe { result::memcpy_dtoh_async(data, address, self.stream()) }.checked("cuMemcpyDtoHAsync")?;
+        self.synchronize()
     }
 
     /// Page-locked host memory, zeroed: copies to and from it run at full speed, and kernels can write to it.
@@ -161,6 +197,21 @@ impl<T: Pod> DeviceBuffer<T> {
         unsafe { result::memcpy_dtoh_async(data, self.address_of(begin), self.gpu.stream()) }
             .checked("cuMemcpyDtoHAsync")?;
         self.gpu.synchronize()
+    }
+
+    /// Copies the first elements to page-locked memory without waiting; may be captured.
+    ///
+    /// # Safety
+    /// `data` must live until the copy is done (for a captured copy: as long as the graph is replayed), and nobody may
+    /// read it before the stream has been synchronised.
+    pub unsafe fn read_to_pinned(&self, data: &PinnedBuffer<T>) -> Result<(), CudaError> {
+        self.check("read", 0..data.len)?;
+        self.gpu.bind()?;
+        // SAFETY: the range was checked, the destination has that many elements, and the caller keeps it.
+        unsafe {
+            sys::cuMemcpyDtoHAsync_v2(data.pointer.cast(), self.address, data.len * size_of::<T>(), self.gpu.stream())
+        }
+        .checked("cuMemcpyDtoHAsync")
     }
 
     /// All elements, after all work so far.

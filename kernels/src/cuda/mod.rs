@@ -8,6 +8,8 @@
 mod driver;
 
 #[cfg(feature = "cuda")]
+mod attention;
+#[cfg(feature = "cuda")]
 mod device;
 #[cfg(feature = "cuda")]
 mod error;
@@ -16,6 +18,8 @@ mod graph;
 #[cfg(feature = "cuda")]
 mod launch;
 #[cfg(feature = "cuda")]
+mod layers;
+#[cfg(feature = "cuda")]
 mod memory;
 #[cfg(feature = "cuda")]
 mod module;
@@ -23,7 +27,11 @@ mod module;
 mod reserved;
 #[cfg(feature = "cuda")]
 mod tensor_map;
+#[cfg(feature = "cuda")]
+mod yardstick;
 
+#[cfg(feature = "cuda")]
+pub use attention::{CudaAttention, CudaAttentionSetup, CudaElement, CudaPrefillChunk, CudaRing, CudaStep};
 #[cfg(feature = "cuda")]
 pub use device::{Gpu, GpuInfo, MINIMUM_DRIVER};
 #[cfg(feature = "cuda")]
@@ -33,6 +41,8 @@ pub use graph::{Event, Graph};
 #[cfg(feature = "cuda")]
 pub use launch::{Argument, Launch};
 #[cfg(feature = "cuda")]
+pub use layers::{CudaLayers, CudaStepKind};
+#[cfg(feature = "cuda")]
 pub use memory::{DeviceBuffer, PinnedBuffer};
 #[cfg(feature = "cuda")]
 pub use module::{Fatbin, Kernel, Module};
@@ -40,6 +50,8 @@ pub use module::{Fatbin, Kernel, Module};
 pub use reserved::ReservedBuffer;
 #[cfg(feature = "cuda")]
 pub use tensor_map::{Swizzle, Tensor, TensorElement, TensorMap};
+#[cfg(feature = "cuda")]
+pub use yardstick::PlainSum;
 
 /// This crate's kernels, one entry per source of `kernels/cuda`; empty where the build found no CUDA compiler.
 #[cfg(feature = "cuda")]

@@ -133,6 +133,22 @@ impl Kernel {
         Ok(usize::try_from(bytes).unwrap_or(0))
     }
 
+    /// Compute capability of the machine code that the driver chose, as 10·major + minor.
+    pub fn machine_code(&self) -> Result<usize, CudaError> {
+        self.gpu().bind()?;
+        let mut version = 0;
+        // SAFETY: as above.
+        unsafe {
+            sys::cuFuncGetAttribute(
+                &raw mut version,
+                CUfunction_attribute::CU_FUNC_ATTRIBUTE_BINARY_VERSION,
+                self.function,
+            )
+        }
+        .checked("cuFuncGetAttribute")?;
+        Ok(usize::try_from(version).unwrap_or(0))
+    }
+
     pub(super) fn gpu(&self) -> &Gpu {
         &self.module.0.gpu
     }

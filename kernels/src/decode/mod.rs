@@ -310,7 +310,7 @@ pub(crate) fn check_length(what: &'static str, expected: usize, got: usize) -> R
 }
 
 /// ‖used − exact‖ / ‖exact‖ in f64; 0 for two zero vectors, infinite where NaN is involved.
-fn relative_l2(used: &[f32], exact: &[f32]) -> f32 {
+pub(crate) fn relative_l2(used: &[f32], exact: &[f32]) -> f32 {
     let (mut error, mut norm) = (0.0_f64, 0.0_f64);
     for (used, exact) in used.iter().zip(exact) {
         let (used, exact) = (f64::from(*used), f64::from(*exact));

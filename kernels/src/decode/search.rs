@@ -4,7 +4,7 @@ use half::bf16;
 
 use super::{DecodeAttention, lock};
 use crate::cpu::{Nearest, Scan};
-use crate::{Backoff, Forced, HeadOutcome, Paper, Parallel, Pattern, Policy, Ring};
+use crate::{Forced, HeadOutcome, Paper, Parallel, Pattern, Policy, Ring};
 
 /// The entry that a head may reuse.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -54,19 +54,15 @@ impl DecodeAttention {
     ) -> u64 {
         self.heads.fill(HeadPlan::default());
         let (backoff, limit) = match policy {
-            Policy::Exact => return 0,
+            Policy::Exact | Policy::Rest => return 0,
             Policy::Paper(paper) if t < paper.min_context => return 0,
             Policy::Paper(paper) => (paper.backoff, squared_radius(paper, self.shape.head_dim())),
             Policy::Forced(forced) => (forced.backoff, f32::INFINITY),
         };
-        let group_size = self.shape.group_size();
+        let (max_pause, group_size) = (backoff.max_pause(), self.shape.group_size());
         self.searching.clear();
         for kv_head in 0..self.shape.num_kv_heads() {
-            let search = match backoff {
-                Backoff::Off => true,
-                Backoff::On { .. } => ring.pause_mut(kv_head).tick(),
-            };
-            if search {
+            if max_pause == 0 || ring.pause_mut(kv_head).tick() {
                 self.searching.extend(kv_head * group_size..(kv_head + 1) * group_size);
             }
         }
@@ -96,7 +92,7 @@ impl DecodeAttention {
                 head.outcome = if reused { HeadOutcome::Reused } else { HeadOutcome::Refreshed };
                 head.amend_from = if reused { ring.layout().prefix_end(found.pos) } else { 0 };
             }
-            if let (true, Backoff::On { max_pause }) = (searched, backoff) {
+            if searched && max_pause > 0 {
                 ring.pause_mut(kv_head).searched(reused, max_pause);
             }
         }

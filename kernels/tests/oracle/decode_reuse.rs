@@ -253,6 +253,19 @@ fn exact_writes_nothing_into_the_ring() {
 }
 
 #[test]
+fn a_resting_step_writes_its_entry_and_searches_nothing() {
+    let layer = Layer::random(2, 1, 64, 60, 18);
+    let mut pair = Pair::new(&layer, RingLayout { slots: 16, band: 6 }, SimdLevel::best());
+    for pos in 0..60 {
+        pair.step(pos, &Policy::Rest, &Serial).unwrap();
+        assert!(pair.counters.heads.iter().all(|head| *head == HeadOutcome::NotSearched));
+    }
+    assert_eq!(pair.ring.positions().count(), 16);
+    pair.step(59, &forced(Pattern::All, 3), &Serial).unwrap();
+    assert_eq!(pair.counters.groups_reused, 1, "what rested steps wrote is reused");
+}
+
+#[test]
 fn backoff_follows_the_oracle_and_ends_with_a_hit() {
     let layer = Layer::random(8, 2, 64, 200, 19).with_gridded_queries(20);
     let layout = RingLayout { slots: 24, band: 10 };
@@ -341,16 +354,24 @@ proptest! {
     ) {
         let head_dim = [64, 96, 128][dim];
         let layer = Layer::random(2 * group_size, 2, head_dim, start + 60, seed).with_gridded_queries(seed ^ 1);
-        let backoff = if max_pause == 0 { Backoff::Off } else { Backoff::On { max_pause } };
+        let backoff = Backoff::On { max_pause };
         let policy = match kind {
             0 | 1 => Policy::Paper(Paper { threshold: level, min_context: start + 5, backoff }),
             2 => Policy::Forced(Forced { pattern: Pattern::Random { rate: level, seed }, lag_tokens: lag, backoff }),
             _ => Policy::Forced(Forced { pattern: Pattern::All, lag_tokens: lag, backoff }),
         };
+        let unpaused = Policy::Paper(Paper { threshold: level, min_context: 0, backoff: Backoff::Off });
         let levels = SimdLevel::available();
         let mut pair = Pair::new(&layer, RingLayout { slots, band }, levels[(seed % levels.len() as u64) as usize]);
         for pos in start..start + 60 {
-            pair.step(pos, &policy, &Serial)?;
+            // Now and then another policy: pauses stand still, or are left alone.
+            let policy = match (pos * 7 + seed as usize % 7) % 11 {
+                0 => &Policy::Rest,
+                1 => &Policy::Exact,
+                2 => &unpaused,
+                _ => &policy,
+            };
+            pair.step(pos, policy, &Serial)?;
         }
     }
 }

@@ -1,0 +1,4 @@
+// Prefill attention, head dimension 96.
+#include "prefill.cuh"
+
+PREFILL_KERNELS(96)
