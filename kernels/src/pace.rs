@@ -60,19 +60,21 @@ pub enum PaceStep {
 
 /// Decides between searching and resting, for all layers of a step together, from what the searching steps before it saved.
 /// After one that lost it rests for as long as brings the loss below 1/50 of exact attention, at most 64 steps; the last 8
-/// of them write their entries. So reuse costs next to nothing where it brings nothing, whatever the length.
+/// of them write their entries. So reuse costs next to nothing where it brings nothing, whatever the length. Where not
+/// even a step that reuses everything would be quicker, every step is exact.
 ///
 /// It knows counters and costs but no clock: the same counters decide alike everywhere.
 ///
 /// ```
-/// use mac_attention::{Pace, PaceCost, PaceStep::{Rest, Search}};
+/// use mac_attention::{Pace, PaceCost, PaceStep::{Exact, Rest, Search}};
 ///
 /// let mut pace = Pace::new(PaceCost { fixed: 0.0, search: 6000.0, hit: 8000.0, record: 100.0 });
-/// assert_eq!(pace.next_step(), Search);
+/// assert_eq!(pace.next_step(120_000), Search);
 /// pace.searched([(0, 8), (0, 8)], 120_000); // lost 6000 of 120,000 tokens, 5 %: rests 3 steps
-/// assert_eq!([(); 5].map(|()| pace.next_step()), [Rest, Rest, Rest, Search, Search]);
+/// assert_eq!([(); 5].map(|()| pace.next_step(120_000)), [Rest, Rest, Rest, Search, Search]);
 /// pace.searched([(8, 8), (4, 8)], 120_000);
-/// assert_eq!(pace.next_step(), Search);
+/// assert_eq!(pace.next_step(120_000), Search);
+/// assert_eq!(pace.next_step(7000), Exact); // quicker than any reuse
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Pace {
@@ -89,6 +91,8 @@ impl Pace {
     const LONGEST: f64 = 64.0;
     /// Steps before a search that write entries: most matches are a few steps back.
     const RECORDED: u32 = 8;
+    /// Shortest step that reuses everything, as a share of what it should cost: costs lie a little to the side of resting.
+    const BEST_HIT: f64 = 0.9;
     /// Weight of the newest step in the average.
     const WEIGHT: f64 = 0.25;
 
@@ -97,8 +101,11 @@ impl Pace {
         Self { cost, average: None, remaining: 0 }
     }
 
-    /// What the next step does; to be asked once per step.
-    pub fn next_step(&mut self) -> PaceStep {
+    /// What the next step does, at a context of `tokens`; to be asked once per step.
+    pub fn next_step(&mut self, tokens: usize) -> PaceStep {
+        if Self::BEST_HIT * self.cost.hit >= self.cost.fixed + tokens as f64 {
+            return PaceStep::Exact;
+        }
         let left = self.remaining;
         self.remaining = left.saturating_sub(1);
         match left {
@@ -142,7 +149,7 @@ mod tests {
     use super::*;
 
     fn searches(pace: &mut Pace) -> bool {
-        pace.next_step() == PaceStep::Search
+        pace.next_step(8192) == PaceStep::Search
     }
 
     const COST: PaceCost = PaceCost { fixed: 5000.0, search: 6000.0, hit: 9000.0, record: 700.0 };
@@ -161,7 +168,7 @@ mod tests {
             / layers.len() as f64;
         let mut total = 0.0;
         for _ in 0..6500 {
-            total += match pace.next_step() {
+            total += match pace.next_step(tokens) {
                 PaceStep::Search => {
                     pace.searched(layers.iter().copied(), tokens);
                     searching
@@ -195,6 +202,20 @@ mod tests {
     }
 
     #[test]
+    fn where_reuse_cannot_win_every_step_is_exact_and_it_begins_when_it_can() {
+        let mut pace = Pace::new(COST);
+        for tokens in 3000..=3100 {
+            assert_eq!(
+                pace.next_step(tokens),
+                PaceStep::Exact,
+                "8100 for the best hit, {} for all of it",
+                5000 + tokens
+            );
+        }
+        assert_eq!(pace.next_step(3101), PaceStep::Search);
+    }
+
+    #[test]
     fn reuse_that_begins_is_found_and_kept() {
         let mut pace = Pace::new(COST);
         for _ in 0..200 {
@@ -202,7 +223,8 @@ mod tests {
                 pace.searched([(0, 8)], 8192);
             }
         }
-        let rests: Vec<_> = (0..=64).map(|_| pace.next_step()).take_while(|step| *step != PaceStep::Search).collect();
+        let rests: Vec<_> =
+            (0..=64).map(|_| pace.next_step(8192)).take_while(|step| *step != PaceStep::Search).collect();
         assert!((9..=64).contains(&rests.len()), "{}", rests.len());
         assert_eq!(rests.iter().filter(|step| **step == PaceStep::Rest).count(), 8);
         assert!(

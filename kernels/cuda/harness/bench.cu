@@ -160,7 +160,7 @@ class Bench {
         std::vector<double> before_reused = each(&Counters::groups_reused);
         const auto paced = [&] {
             ++steps;
-            const Pace::Step step = pace.next_step();
+            const Pace::Step step = pace.next_step(tokens_);
             if (step != Pace::kSearchStep) return step == Pace::kRestStep ? resting.replay() : exact.replay();
             ++searched;
             const double time = graph.replay();

@@ -20,11 +20,12 @@ struct Pace {
     double average = NAN;  // tokens lost per layer in steps that searched, exponentially weighted; NaN = none yet
     unsigned remaining = 0;
 
-    static constexpr double kBudget = 1.0 / 50, kWeight = 0.25, kLongest = 64;
+    static constexpr double kBudget = 1.0 / 50, kWeight = 0.25, kLongest = 64, kBestHit = 0.9;
     static constexpr unsigned kRecorded = 8;
 
     enum Step { kSearchStep, kRestStep, kExactStep };
-    Step next_step() {
+    Step next_step(double tokens) {
+        if (kBestHit * cost.hit >= cost.fixed + tokens) return kExactStep;
         if (remaining == 0) return kSearchStep;
         return remaining-- <= kRecorded ? kRestStep : kExactStep;
     }
