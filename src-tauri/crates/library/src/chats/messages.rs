@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use serde::{Deserialize, Serialize};
 
 use super::{Author, ChatError, ChatStore, Durability, MessageState, StoredMessage, found, now_ms};
 
@@ -13,7 +14,10 @@ impl ChatStore {
     /// The messages of the shown branch, first to last.
     pub fn branch(&self, chat: i64) -> Result<Vec<StoredMessage>, ChatError> {
         self.read(|db| {
-            let mut rows = rows_of(db, chat)?;
+            let mut rows = rows_of(db, chat, Extent::Shown)?;
+            if rows.is_empty() {
+                found("chat", chat, db.prepare_cached("SELECT 1 FROM chats WHERE id = ?1")?.exists([chat])?)?;
+            }
             let mut children: HashMap<Option<i64>, Vec<usize>> = HashMap::new();
             for (index, row) in rows.iter().enumerate() {
                 children.entry(row.parent).or_default().push(index);
@@ -175,41 +179,59 @@ fn chat_of(db: &Connection, message: i64) -> Result<i64, ChatError> {
         .ok_or(ChatError::NotFound { what: "message", id: message })
 }
 
-/// A message as it lies in its table; `text` of the shown ones only.
-struct MessageRow {
-    id: i64,
-    parent: Option<i64>,
-    author: Author,
-    state: MessageState,
-    shown: bool,
-    text: String,
-    stats: Option<String>,
+/// A message as it lies in its table, and in an exported chat.
+#[derive(Serialize, Deserialize)]
+pub(super) struct MessageRow {
+    pub(super) id: i64,
+    pub(super) parent: Option<i64>,
+    pub(super) author: Author,
+    pub(super) state: MessageState,
+    pub(super) shown: bool,
+    pub(super) text: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) stats: Option<String>,
+    pub(super) created_ms: i64,
 }
 
-impl MessageRow {
-    fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
+/// How much of a chat's messages is read.
+#[derive(Clone, Copy)]
+pub(super) enum Extent {
+    /// Text and figures of the shown versions, as far as they lie in the messages' rows.
+    Shown,
+    /// All of it, the pieces of a reply being written included.
+    Whole,
+}
+
+impl Extent {
+    fn columns(self) -> &'static str {
+        match self {
+            Self::Shown => "iif(shown, text, ''), iif(shown, stats, NULL)",
+            Self::Whole => {
+                "text || ifnull((SELECT group_concat(text, '' ORDER BY id) FROM pieces WHERE message = messages.id), ''), stats"
+            }
+        }
+    }
+}
+
+/// The messages of a chat, parents before their children.
+pub(super) fn rows_of(db: &Connection, chat: i64, extent: Extent) -> rusqlite::Result<Vec<MessageRow>> {
+    let mut statement = db.prepare_cached(&format!(
+        "SELECT id, parent, author, state, shown, created_ms, {} FROM messages WHERE chat = ?1 ORDER BY id",
+        extent.columns()
+    ))?;
+    let rows = statement.query_map([chat], |row| {
+        Ok(MessageRow {
             id: row.get(0)?,
             parent: row.get(1)?,
             author: Author::from_code(row.get(2)?),
             state: MessageState::from_code(row.get(3)?),
             shown: row.get(4)?,
-            text: row.get(5)?,
-            stats: row.get(6)?,
+            created_ms: row.get(5)?,
+            text: row.get(6)?,
+            stats: row.get(7)?,
         })
-    }
-}
-
-fn rows_of(db: &Connection, chat: i64) -> Result<Vec<MessageRow>, ChatError> {
-    let mut statement = db.prepare_cached(
-        "SELECT id, parent, author, state, shown, iif(shown, text, ''), iif(shown, stats, NULL)
-         FROM messages WHERE chat = ?1 ORDER BY id",
-    )?;
-    let rows: Vec<MessageRow> = statement.query_map([chat], MessageRow::read)?.collect::<Result<_, _>>()?;
-    if rows.is_empty() {
-        found("chat", chat, db.prepare_cached("SELECT 1 FROM chats WHERE id = ?1")?.exists([chat])?)?;
-    }
-    Ok(rows)
+    })?;
+    rows.collect()
 }
 
 /// The first line that says something, cut at a word.

@@ -6,7 +6,8 @@ use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use super::attached::Stored;
-use super::{Author, ChatError, ChatStore, Durability, MessageState, found, now_ms};
+use super::messages::{Extent, MessageRow, rows_of};
+use super::{ChatError, ChatStore, Durability, MessageState, found, now_ms};
 use crate::documents::{Document, DocumentKind, Page, ReadReport, clean_name};
 
 /// Version of the exported form.
@@ -19,7 +20,7 @@ struct ExportedChat {
     title: String,
     created_ms: i64,
     documents: Vec<ExportedDocument>,
-    messages: Vec<ExportedMessage>,
+    messages: Vec<MessageRow>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -31,19 +32,6 @@ struct ExportedDocument {
     report: ReadReport,
 }
 
-#[derive(Serialize, Deserialize)]
-struct ExportedMessage {
-    id: i64,
-    parent: Option<i64>,
-    author: Author,
-    state: MessageState,
-    shown: bool,
-    text: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    stats: Option<String>,
-    created_ms: i64,
-}
-
 impl ChatStore {
     /// The whole chat, all versions and documents, as JSON for [`Self::import`].
     pub fn export(&self, chat: i64) -> Result<String, ChatError> {
@@ -52,25 +40,7 @@ impl ChatStore {
             let mut statement = db.prepare_cached("SELECT title, created_ms FROM chats WHERE id = ?1")?;
             let head = statement.query_map([chat], |r| Ok((r.get(0)?, r.get(1)?)))?.next().transpose()?;
             let (title, created_ms) = head.ok_or(ChatError::NotFound { what: "chat", id: chat })?;
-            let mut statement = db.prepare_cached(
-                "SELECT id, parent, author, state, shown,
-                        text || ifnull((SELECT group_concat(text, '' ORDER BY id) FROM pieces WHERE message = messages.id), ''),
-                        stats, created_ms FROM messages WHERE chat = ?1 ORDER BY id",
-            )?;
-            let messages = statement
-                .query_map([chat], |r| {
-                    Ok(ExportedMessage {
-                        id: r.get(0)?,
-                        parent: r.get(1)?,
-                        author: Author::from_code(r.get(2)?),
-                        state: MessageState::from_code(r.get(3)?),
-                        shown: r.get(4)?,
-                        text: r.get(5)?,
-                        stats: r.get(6)?,
-                        created_ms: r.get(7)?,
-                    })
-                })?
-                .collect::<Result<_, _>>()?;
+            let messages = rows_of(db, chat, Extent::Whole)?;
             Ok(ExportedChat { reprise_chat: FORMAT, title, created_ms, documents: Vec::new(), messages })
         })?;
         let documents = documents
@@ -105,7 +75,7 @@ impl ChatStore {
     }
 }
 
-fn insert_messages(db: &rusqlite::Transaction<'_>, chat: i64, messages: &[ExportedMessage]) -> Result<(), ChatError> {
+fn insert_messages(db: &rusqlite::Transaction<'_>, chat: i64, messages: &[MessageRow]) -> Result<(), ChatError> {
     let mut new_ids = HashMap::with_capacity(messages.len());
     let mut shown = std::collections::HashSet::new();
     for message in messages {
