@@ -26,7 +26,7 @@ pub fn measure(app: &App, chat: i32, draft: &str) -> Result<ContextUse, UserErro
         })
         .collect::<Result<_, UserError>>()?;
     let (prompt_tokens, cached_tokens) = (count(prompt.ids.len()), count(cached));
-    let rates = Rates::read(app, &info.name, &info.device);
+    let rates = Rates::read(app.chats(), &info.name, &info.device);
     Ok(ContextUse {
         documents: tokens,
         prompt_tokens,

@@ -18,6 +18,7 @@ mod advice;
 pub mod app;
 pub mod chats;
 pub mod context;
+pub mod device;
 pub mod documents;
 pub mod environment;
 pub mod folders;

@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use mac_attention::{CudaProbe, RingLayout};
-use reprise_engine::{Engine, LoadOptions, memory, weights};
+use mac_attention::RingLayout;
+use reprise_engine::{Device, Engine, LoadOptions, memory, weights};
 use reprise_library::models;
 
-use crate::advice::size;
 use crate::app::{App, lock};
+use crate::device;
 use crate::ipc::{Advice, ModelCard, ModelStatus, UserError};
 
 /// Which model file the next start loads; the demo model where unset.
@@ -66,11 +66,8 @@ pub fn load_last(app: &App) {
     load(app, kept);
 }
 
-/// Loads the current model again with another context.
-pub fn reload(app: &App, context_tokens: Option<u32>) -> Result<(), UserError> {
-    let mut settings = app.settings();
-    settings.context_tokens = context_tokens;
-    crate::settings::set(app, settings)?;
+/// Loads the current model again, as the settings are now.
+pub fn reload(app: &App) -> Result<(), UserError> {
     let choice = lock(&app.model().choice).clone();
     load(app, choice);
     Ok(())
@@ -111,8 +108,8 @@ pub fn load(app: &App, choice: Option<PathBuf>) {
             return;
         }
         match outcome {
-            Ok(engine) => {
-                let info = card(&engine, choice.is_none());
+            Ok((engine, fallback)) => {
+                let info = Box::new(card(&engine, fallback, choice.is_none()));
                 keep_choice(&app, choice);
                 *lock(&app.model().engine) = Some(engine);
                 announce(&app, ModelStatus::Ready { info });
@@ -125,32 +122,43 @@ pub fn load(app: &App, choice: Option<PathBuf>) {
     });
 }
 
-fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<Engine, UserError> {
+/// The model, and why it is on the processor if a GPU would have been taken.
+fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<(Engine, Option<UserError>), UserError> {
     let named = choice.map(|path| path.to_string_lossy().into_owned());
     let path = models::resolve(named.as_deref())?;
     // The old model goes first: both at once may not fit.
     app.stop_reply();
     app.reply().wait(crate::reply::LONGEST_STOP);
-    *lock(&app.model().engine) = None;
+    let old = lock(&app.model().engine).take();
+    if let Some(engine) = old {
+        engine.close(crate::reply::LONGEST_STOP);
+    }
     app.library().forget_counts();
+    let settings = app.settings();
     let options = LoadOptions {
         model: path,
-        context_tokens: app.settings().context_tokens.map(|tokens| tokens as usize),
+        context_tokens: settings.context_tokens.map(|tokens| tokens as usize),
         threads: Some(engine_threads()),
         ring: RingLayout::default(),
         precision: weights::Precision::default(),
+        device: Device::default(),
     };
-    let name = title(choice);
-    let watcher = app.clone();
+    device::place(settings.device, &device::look(), |device| {
+        Engine::load(LoadOptions { device, ..options.clone() }, progress(app, title(choice), number))
+    })
+}
+
+/// Announces the share loaded, and ends a load that is no longer wanted.
+fn progress(app: &App, name: String, number: u64) -> impl FnMut(f32) -> bool + Send + 'static {
+    let app = app.clone();
     let mut told_at = Instant::now();
-    let progress = move |share: f32| {
-        if told_at.elapsed() >= ANNOUNCE_EVERY && newest(&watcher, number) {
+    move |share| {
+        if told_at.elapsed() >= ANNOUNCE_EVERY && newest(&app, number) {
             told_at = Instant::now();
-            announce(&watcher, ModelStatus::Loading { name: name.clone(), share: share.clamp(0.0, 1.0) });
+            announce(&app, ModelStatus::Loading { name: name.clone(), share: share.clamp(0.0, 1.0) });
         }
-        newest(&watcher, number)
-    };
-    Ok(Engine::load(options, progress)?)
+        newest(&app, number)
+    }
 }
 
 fn newest(app: &App, number: u64) -> bool {
@@ -177,16 +185,21 @@ fn title(choice: Option<&Path>) -> String {
     }
 }
 
-fn card(engine: &Engine, demo: bool) -> ModelCard {
+fn card(engine: &Engine, fallback: Option<UserError>, demo: bool) -> ModelCard {
     let info = engine.info();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+    let (device_name, kernels) = device::name_and_kernels(&info.device);
     ModelCard {
         name: info.name.clone(),
         architecture: info.architecture.clone(),
         weights: info.weights.clone(),
         parameters: info.parameters as f64,
         device: info.device.clone(),
-        gpu: gpu(&mac_attention::probe_cuda()),
+        device_name,
+        kernels,
+        device_kind: info.device_kind.into(),
+        fallback,
+        gpu_memory: device::gpu_memory(info),
         context_tokens: count(info.context_tokens),
         max_context_tokens: count(info.max_context_tokens),
         layers: count(info.layers),
@@ -196,37 +209,15 @@ fn card(engine: &Engine, demo: bool) -> ModelCard {
         kv_bytes: info.memory.kv_bytes as f64,
         ring_bytes: info.memory.ring_bytes as f64,
         scratch_bytes: info.memory.scratch_bytes as f64,
+        context_room_bytes: device::context_room(info) as f64,
         free_bytes: memory::available_bytes() as f64,
         demo,
     }
 }
 
-/// What the look for a GPU found, in words.
-fn gpu(probe: &CudaProbe) -> String {
-    match probe {
-        CudaProbe::NotBuilt => "this build runs on the CPU only".to_owned(),
-        CudaProbe::NoDriver => "no NVIDIA driver found".to_owned(),
-        CudaProbe::Unusable { reason } => format!("the NVIDIA driver does not start: {reason}"),
-        CudaProbe::Found { devices, .. } if devices.is_empty() => "an NVIDIA driver, but no GPU".to_owned(),
-        CudaProbe::Found { devices, .. } => {
-            let names = devices.iter().map(|device| format!("{} ({})", device.name, size(device.memory_bytes as u64)));
-            names.collect::<Vec<_>>().join(", ")
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use mac_attention::CudaDevice;
-
     use super::*;
-
-    #[test]
-    fn a_found_gpu_is_named_with_its_memory() {
-        let device = CudaDevice { name: "H200".into(), compute_capability: (9, 0), memory_bytes: 141 << 30 };
-        assert_eq!(gpu(&CudaProbe::Found { driver_version: 13_000, devices: vec![device] }), "H200 (141 GiB)");
-        assert_eq!(gpu(&CudaProbe::Found { driver_version: 13_000, devices: vec![] }), "an NVIDIA driver, but no GPU");
-    }
 
     #[test]
     fn without_a_model_the_error_says_what_to_do() {

@@ -2,9 +2,8 @@
 
 use std::collections::VecDeque;
 
+use reprise_library::chats::ChatStore;
 use serde::{Deserialize, Serialize};
-
-use crate::app::App;
 
 /// Kept under this key and the model's name and device.
 const KEY: &str = "reading_rate";
@@ -43,15 +42,15 @@ pub(crate) struct Rates {
 
 impl Rates {
     /// The kept observations.
-    pub(crate) fn read(app: &App, model: &str, device: &str) -> Self {
-        let kept = app.chats().setting(&key(model, device)).ok().flatten();
+    pub(crate) fn read(chats: &ChatStore, model: &str, device: &str) -> Self {
+        let kept = chats.setting(&key(model, device)).ok().flatten();
         kept.and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default()
     }
 
     /// Keeps them. Losing them costs a prediction, nothing more.
-    pub(crate) fn keep(&self, app: &App, model: &str, device: &str) {
+    pub(crate) fn keep(&self, chats: &ChatStore, model: &str, device: &str) {
         if let Ok(text) = serde_json::to_string(self) {
-            let _ = app.chats().set_setting(&key(model, device), &text);
+            let _ = chats.set_setting(&key(model, device), &text);
         }
     }
 
@@ -99,6 +98,19 @@ mod tests {
     fn read(from: u32, tokens: u32) -> Stretch {
         let depth = f64::from(from) + f64::from(tokens) / 2.0;
         Stretch { from, tokens, seconds: f64::from(tokens) * (1e-3 + 1e-6 * depth) }
+    }
+
+    #[test]
+    fn each_model_on_each_device_has_its_own() {
+        let dir = tempfile::tempdir().unwrap();
+        let chats = ChatStore::open(&dir.path().join("chats.sqlite")).unwrap();
+        let (cpu, gpu) = ("CPU, 7 threads, AVX-512", "NVIDIA H200, CUDA, sm_90a kernels");
+        let mut seen = Rates::default();
+        seen.observe(read(0, 512));
+        seen.keep(&chats, "demo", cpu);
+        assert_eq!(Rates::read(&chats, "demo", cpu), seen);
+        assert_eq!(Rates::read(&chats, "demo", gpu), Rates::default());
+        assert_eq!(Rates::read(&chats, "other", cpu), Rates::default());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use reprise_library::chats::ChatStore;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::ipc::{AttentionMode, Settings, Theme, UserError};
+use crate::ipc::{AttentionMode, DeviceChoice, Settings, Theme, UserError};
 
 const KEY: &str = "settings";
 
@@ -20,6 +20,7 @@ impl Default for Settings {
         Self {
             theme: Theme::System,
             attention: AttentionMode::Mac,
+            device: DeviceChoice::Auto,
             context_tokens: None,
             max_reply_tokens: 1024,
             temperature: 0.0,
@@ -128,5 +129,14 @@ mod tests {
     fn a_field_that_makes_no_sense_costs_only_itself() {
         let read = over_defaults(&json!({ "theme": "dark", "temperature": "hot", "seed": 7, "fromTheFuture": true }));
         assert_eq!(read, Settings { theme: Theme::Dark, seed: 7, ..Settings::default() });
+    }
+
+    #[test]
+    fn settings_kept_before_there_was_a_device_to_choose_are_read() {
+        let read = over_defaults(&json!({ "contextTokens": 8192 }));
+        assert_eq!(read, Settings { context_tokens: Some(8192), ..Settings::default() });
+        let chosen = over_defaults(&json!({ "device": "gpu" }));
+        assert_eq!(chosen.device, DeviceChoice::Gpu);
+        assert_eq!(over_defaults(&json!({ "device": "quantum" })).device, DeviceChoice::Auto);
     }
 }

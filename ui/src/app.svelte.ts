@@ -6,6 +6,7 @@ import {
 	type ChatView,
 	type DropEvent,
 	type ReplyEvent,
+	type Settings,
 	type UserError,
 } from './ipc/bindings';
 import { settle, type Outcome } from './ipc/call';
@@ -72,6 +73,8 @@ export class App {
 			this.model.follow(),
 			events.dropEvent.listen((event) => this.#dropped(event.payload)),
 		]);
+		// The driver may take its time to answer.
+		void this.model.look();
 		const outcome = await settle(commands.appState());
 		if (!outcome.ok) {
 			this.startError = outcome.error;
@@ -200,8 +203,13 @@ export class App {
 		if (!this.settings.current.dashboardOpen) void this.settings.change({ dashboardOpen: true });
 	}
 
-	async setContext(contextTokens: number | null): Promise<void> {
-		if (await this.settings.change({ contextTokens })) this.#report(await this.model.load(contextTokens));
+	/** Loads the model again with another context or on another device. */
+	async place(choice: Partial<Pick<Settings, 'device' | 'contextTokens'>>): Promise<void> {
+		if (await this.settings.change(choice)) await this.reloadModel();
+	}
+
+	async reloadModel(): Promise<void> {
+		this.#report(await this.model.load());
 	}
 
 	async pickModel(): Promise<void> {
@@ -221,7 +229,13 @@ export class App {
 				else void this.start();
 				break;
 			case 'setContext':
-				void this.setContext(choice.tokens);
+				void this.place({ contextTokens: choice.tokens });
+				break;
+			case 'setDevice':
+				void this.place({ device: choice.device });
+				break;
+			case 'reload':
+				void this.reloadModel();
 				break;
 			case 'newChat':
 				void this.#createChat();

@@ -59,4 +59,17 @@ describe.each([false, true])('an audit of accessibility finds nothing, dark: %s'
 		expect(await problems(page)).toEqual([]);
 		expect(await problems(await visitor.visit({ script: 'model-failed', dark }))).toEqual([]);
 	});
+
+	it('where the GPU is the matter', async () => {
+		const page = await visitor.visit({ script: 'old-driver', dark });
+		await page.getByTestId('error-notice').waitFor();
+		expect(await problems(page)).toEqual([]);
+		await page.getByTestId('settings').click();
+		await page.getByTestId('device-choice').waitFor();
+		expect(await problems(page)).toEqual([]);
+		const other = await visitor.visit({ script: 'gpu', dark });
+		await other.getByTestId('model-status').click();
+		await other.getByTestId('model-card').waitFor();
+		expect(await problems(other)).toEqual([]);
+	});
 });

@@ -2,10 +2,11 @@
 //!
 //! Each answers three questions: what happened, what was kept, what to do now.
 
+mod engine;
+
 use std::error::Error;
 use std::fmt::Write;
 
-use reprise_engine::EngineError;
 use reprise_library::chats::ChatError;
 use reprise_library::documents::DocumentError;
 use reprise_library::models::ModelError;
@@ -149,75 +150,6 @@ impl From<ModelError> for UserError {
             _ => Self::new("The model could not be found."),
         };
         told.kept(CHATS_STAY).advise(Advice::ChooseModel).because(&error)
-    }
-}
-
-impl From<EngineError> for UserError {
-    fn from(error: EngineError) -> Self {
-        let told = match &error {
-            EngineError::Io { path, .. } => {
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                Self::new(format!("The model file {name} cannot be read.")).kept(CHATS_STAY).advise(Advice::ChooseModel)
-            }
-            EngineError::BadModelFile { path, .. } => {
-                let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-                Self::new(format!("{name} is not a sound model file; it may have been cut short."))
-                    .kept(CHATS_STAY)
-                    .hint("Fetch the file again and compare its checksum.")
-                    .advise(Advice::ChooseModel)
-            }
-            EngineError::UnsupportedModel { why } => Self::new(format!("This model cannot be used: {why}."))
-                .kept(CHATS_STAY)
-                .advise(Advice::ChooseModel),
-            EngineError::Tokenizer(_) => Self::new("The model's tokenizer cannot be used.")
-                .kept(CHATS_STAY)
-                .hint("The model file may be incomplete; fetch it again or choose another.")
-                .advise(Advice::ChooseModel),
-            EngineError::Template(_) => Self::new("The model's chat template cannot write this chat.")
-                .kept(CHATS_STAY)
-                .hint("Remove the standing instructions in the settings if the model takes none, or choose another model.")
-                .advise(Advice::ChooseModel),
-            EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits } => {
-                let told = Self::new(format!(
-                    "There is not enough memory: {} are needed and {} are free.",
-                    size(*need_bytes),
-                    size(*free_bytes)
-                ))
-                .kept(CHATS_STAY);
-                match u32::try_from(*context_that_fits) {
-                    Ok(tokens) if tokens > 0 => told.advise(Advice::SetContext { tokens }),
-                    _ => told.hint("Close other programs, or choose a smaller model.").advise(Advice::ChooseModel),
-                }
-            }
-            EngineError::PromptTooLong { prompt_tokens, context_tokens } => {
-                // One token must be left for the answer.
-                let excess = (prompt_tokens + 1).saturating_sub(*context_tokens);
-                Self::new(format!(
-                    "The question and its documents have {} tokens; the context holds {}.",
-                    grouped(*prompt_tokens),
-                    grouped(*context_tokens)
-                ))
-                .kept("Nothing was cut, read or sent; your text is still in the box.")
-                .advise(Advice::Shorten { excess_tokens: u32::try_from(excess).unwrap_or(u32::MAX) })
-                .advise(Advice::NewChat)
-            }
-            EngineError::InvalidRequest(why) => {
-                Self::new(format!("This cannot be answered: {why}.")).kept(SAVED_STAYS).hint("Change the settings and try again.")
-            }
-            EngineError::Busy => Self::new("Another answer is still being written.")
-                .kept("Your text is still in the box.")
-                .hint("Wait until it is done, or stop it."),
-            EngineError::Stopped => Self::new("The model has stopped working.")
-                .kept("What was written is saved.")
-                .hint("Load the model again.")
-                .advise(Advice::ChooseModel),
-            EngineError::Cancelled => Self::new("Loading was cancelled.").kept(CHATS_STAY).advise(Advice::ChooseModel),
-            EngineError::Internal(_) | EngineError::Kernel(_) | EngineError::Tensor(_) => Self::new("The model failed while computing.")
-                .kept("What was written is saved.")
-                .advise(Advice::Retry),
-            _ => Self::new("The model failed.").kept("What was written is saved.").advise(Advice::Retry),
-        };
-        told.because(&error)
     }
 }
 

@@ -1,7 +1,10 @@
 use std::io::{Error as IoError, ErrorKind};
 use std::path::PathBuf;
 
+use reprise_engine::{DeviceKind, EngineError};
+
 use super::*;
+use crate::ipc::DeviceChoice;
 
 /// Every variant, so that a new one without words is seen here.
 fn all() -> Vec<UserError> {
@@ -46,6 +49,8 @@ fn all() -> Vec<UserError> {
         EngineError::Internal("no thread".into()),
         EngineError::Busy,
         EngineError::Stopped,
+        EngineError::NoGpu { why: "no NVIDIA driver was found".into() },
+        EngineError::Gpu { why: "cuLaunchKernel: an illegal address".into() },
     ];
     let mut told: Vec<UserError> = Vec::new();
     told.extend(chats.into_iter().map(UserError::from));
@@ -90,6 +95,19 @@ fn out_of_memory_offers_the_context_that_fits() {
     assert!(told.message.contains("9.0 GiB"), "{}", told.message);
     let not_even_weights = EngineError::OutOfMemory { need_bytes: 9, free_bytes: 1, context_that_fits: 0 };
     assert!(UserError::from(not_even_weights).advice.contains(&Advice::ChooseModel));
+}
+
+#[test]
+fn a_gpu_that_is_full_or_gone_leaves_the_processor() {
+    let processor = Advice::SetDevice { device: DeviceChoice::Cpu };
+    let full = EngineError::OutOfMemory { need_bytes: 90 << 30, free_bytes: 79 << 30, context_that_fits: 65_536 };
+    let told = UserError::from_engine(full, DeviceKind::Cuda);
+    assert_eq!(told.advice, [Advice::SetContext { tokens: 65_536 }, processor.clone()]);
+    assert!(told.message.contains("not enough GPU memory: 90 GiB"), "{}", told.message);
+    for gone in [EngineError::NoGpu { why: "no driver".into() }, EngineError::Gpu { why: "lost".into() }] {
+        let told = UserError::from_engine(gone, DeviceKind::Cuda);
+        assert!(told.advice.contains(&processor) && told.advice.contains(&Advice::Reload), "{told:?}");
+    }
 }
 
 #[test]

@@ -4,10 +4,11 @@ use tauri::State;
 use tauri::ipc::Channel;
 
 use super::{
-    AppState, Ask, AttachEvent, ChatRow, ChatView, ContextUse, FolderView, PageView, ReplyEvent, Settings, UserError,
+    AppState, Ask, AttachEvent, ChatRow, ChatView, ContextUse, FolderView, GpuView, PageView, ReplyEvent, Settings,
+    UserError,
 };
 use crate::app::App;
-use crate::{chats, context, documents, folders, model, reply, settings, start};
+use crate::{chats, context, device, documents, folders, model, reply, settings, start};
 
 /// What the first screen shows.
 #[tauri::command]
@@ -190,11 +191,18 @@ pub async fn stop(app: State<'_, App>) -> Result<(), UserError> {
     Ok(())
 }
 
-/// Loads the current model again with this much context; `null` lets the app choose.
+/// Looks for a GPU.
 #[tauri::command]
 #[specta::specta]
-pub async fn model_load(app: State<'_, App>, context_tokens: Option<u32>) -> Result<(), UserError> {
-    app.run(move |app| model::reload(app, context_tokens)).await
+pub async fn gpu_look(app: State<'_, App>) -> Result<GpuView, UserError> {
+    app.run(|_| Ok(device::look())).await
+}
+
+/// Loads the current model again, on the device and with the context that are set.
+#[tauri::command]
+#[specta::specta]
+pub async fn model_load(app: State<'_, App>) -> Result<(), UserError> {
+    app.run(model::reload).await
 }
 
 /// Lets the user choose a model file in the native dialog and loads it.

@@ -3,6 +3,8 @@
 use serde::Serialize;
 use specta::Type;
 
+use super::settings::DeviceChoice;
+
 /// The only error shape that reaches the page.
 #[derive(Debug, Clone, PartialEq, Serialize, Type)]
 #[serde(rename_all = "camelCase")]
@@ -37,6 +39,13 @@ pub enum Advice {
     NewChat,
     /// Choose another model.
     ChooseModel,
+    /// Load the model on this device.
+    SetDevice {
+        /// Which.
+        device: DeviceChoice,
+    },
+    /// Load the model again as it is set.
+    Reload,
     /// A sentence to show.
     Hint {
         /// The sentence.

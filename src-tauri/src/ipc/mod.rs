@@ -16,9 +16,9 @@ pub use document::{
     AttachEvent, DocumentKind, DocumentView, DropEvent, FolderFileView, FolderView, PageView, SkippedView,
 };
 pub use error::{Advice, UserError};
-pub use model::{ModelCard, ModelEvent, ModelStatus};
+pub use model::{DeviceKind, GpuMemory, GpuView, ModelCard, ModelEvent, ModelStatus};
 pub use reply::{Ask, ContextUse, DocumentTokens, ReplyEvent, ReplyStats, StepView, StopKind, TokenStep};
-pub use settings::{AppState, AttentionMode, Settings, Theme};
+pub use settings::{AppState, AttentionMode, DeviceChoice, Settings, Theme};
 
 use tauri::Runtime;
 use tauri_specta::{Builder, collect_commands, collect_events};
@@ -50,12 +50,14 @@ pub fn contract<R: Runtime>() -> Builder<R> {
             commands::context_use,
             commands::ask,
             commands::stop,
+            commands::gpu_look,
             commands::model_load,
             commands::model_pick,
             commands::model_demo,
             commands::settings_set,
         ])
         .events(collect_events![DropEvent, ModelEvent])
+        .constant("DEFAULT_SETTINGS", Settings::default())
         .disable_serde_phases()
 }
 

@@ -1,4 +1,4 @@
-//! The model's status.
+//! The model's status, and the device it lives on.
 
 use serde::Serialize;
 use specta::Type;
@@ -6,6 +6,57 @@ use specta_typescript::Number;
 use tauri_specta::Event;
 
 use super::error::UserError;
+
+/// Where a model lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum DeviceKind {
+    /// The processor and the machine's memory.
+    Cpu,
+    /// An NVIDIA GPU and its memory.
+    Gpu,
+}
+
+/// What a look for an NVIDIA GPU found.
+#[derive(Debug, Clone, PartialEq, Serialize, Type)]
+#[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
+pub enum GpuView {
+    /// There is none, or no driver that would show it.
+    Missing {
+        /// Why, in a sentence.
+        why: String,
+    },
+    /// There is one that cannot serve.
+    Unusable {
+        /// Its name.
+        name: String,
+        /// Why, in a sentence or two.
+        why: String,
+    },
+    /// There is one that can.
+    Usable {
+        /// Its name.
+        name: String,
+        /// All of its memory.
+        #[specta(type = Number)]
+        memory_bytes: f64,
+    },
+}
+
+/// Memory of a GPU when the model was ready.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub struct GpuMemory {
+    /// Taken by the model. Its KV cache takes more as a chat grows, up to the context reserved.
+    #[specta(type = Number)]
+    pub used_bytes: f64,
+    /// Free.
+    #[specta(type = Number)]
+    pub free_bytes: f64,
+    /// In all.
+    #[specta(type = Number)]
+    pub total_bytes: f64,
+}
 
 /// The model, as the status line shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Type)]
@@ -24,7 +75,7 @@ pub enum ModelStatus {
     /// Ready.
     Ready {
         /// What it is.
-        info: ModelCard,
+        info: Box<ModelCard>,
     },
     /// Could not be loaded.
     Failed {
@@ -46,10 +97,18 @@ pub struct ModelCard {
     /// Parameters.
     #[specta(type = Number)]
     pub parameters: f64,
-    /// Device in words.
+    /// Device and kernels in words: figures of equal ones may be compared.
     pub device: String,
-    /// What the look for a GPU found, in words.
-    pub gpu: String,
+    /// The device alone, for example `NVIDIA H200`.
+    pub device_name: String,
+    /// The path its kernels take, for example `CUDA, sm_90a kernels`.
+    pub kernels: String,
+    /// Processor or GPU.
+    pub device_kind: DeviceKind,
+    /// Why the processor serves although a GPU would have been taken.
+    pub fallback: Option<UserError>,
+    /// Memory of the GPU; `None` on the processor.
+    pub gpu_memory: Option<GpuMemory>,
     /// Context reserved.
     pub context_tokens: u32,
     /// The model's limit.
@@ -72,7 +131,10 @@ pub struct ModelCard {
     /// Bytes of scratch.
     #[specta(type = Number)]
     pub scratch_bytes: f64,
-    /// Free memory, measured.
+    /// Most bytes that a KV cache could have on this device, measured.
+    #[specta(type = Number)]
+    pub context_room_bytes: f64,
+    /// Free memory of the machine, measured.
     #[specta(type = Number)]
     pub free_bytes: f64,
     /// It is the embedded demo model.

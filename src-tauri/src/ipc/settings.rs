@@ -40,6 +40,18 @@ pub enum AttentionMode {
     Exact,
 }
 
+/// Where models are to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub enum DeviceChoice {
+    /// A GPU where one can serve and the model fits, else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// A GPU, or an error.
+    Gpu,
+}
+
 /// What the user can set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
 #[serde(rename_all = "camelCase")]
@@ -48,6 +60,8 @@ pub struct Settings {
     pub theme: Theme,
     /// Reuse or exact.
     pub attention: AttentionMode,
+    /// Where models are to live; takes effect when one is loaded.
+    pub device: DeviceChoice,
     /// Context to reserve; `None` lets the app choose.
     pub context_tokens: Option<u32>,
     /// Most tokens a reply may have.

@@ -10,10 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use mac_attention::Paper;
-use reprise_engine::{Attention, Engine, EngineError, Request, Sampling, memory};
+use reprise_engine::{Attention, Engine, EngineError, Request, Sampling};
 use tauri::ipc::Channel;
 
 use crate::app::App;
+use crate::device;
 use crate::ipc::{Advice, Ask, AttentionMode, ReplyEvent, Settings, UserError};
 use plan::{Place, Plan};
 use slot::Reserved;
@@ -70,7 +71,7 @@ fn check_fit(engine: &Engine, prompt_tokens: usize, reply_tokens: usize) -> Resu
         context_tokens: info.context_tokens,
         max_context_tokens: info.max_context_tokens,
         kv_bytes: info.memory.kv_bytes,
-        free_bytes: memory::available_bytes(),
+        free_bytes: device::context_room(info).saturating_sub(info.memory.kv_bytes),
     };
     Err(match room.context_for(prompt_tokens, reply_tokens) {
         Some(tokens) => UserError { advice: [vec![Advice::SetContext { tokens }], told.advice].concat(), ..told },
@@ -84,11 +85,12 @@ struct Room {
     max_context_tokens: usize,
     /// KV cache of the present context.
     kv_bytes: u64,
+    /// What the device has for more of it.
     free_bytes: u64,
 }
 
 impl Room {
-    /// The context that holds prompt and reply, if the model and the free memory allow it. The present KV cache is
+    /// The context that holds prompt and reply, if the model and its device's memory allow it. The present KV cache is
     /// given back when the model is loaded again, so only the growth must fit.
     fn context_for(&self, prompt_tokens: usize, reply_tokens: usize) -> Option<u32> {
         let wanted = (prompt_tokens + reply_tokens).next_multiple_of(CONTEXT_STEP).min(self.max_context_tokens);

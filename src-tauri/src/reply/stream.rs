@@ -72,7 +72,7 @@ impl Stream {
         self.keep_rates(engine);
         let end = match outcome {
             Ok(summary) => self.finish(&summary),
-            Err(error) => self.fail(error.into()),
+            Err(error) => self.fail(UserError::from_engine(error, engine.info().device_kind)),
         };
         drop(reserved);
         self.tell(end);
@@ -195,11 +195,11 @@ impl Stream {
             return;
         }
         let info = engine.info();
-        let mut rates = Rates::read(&self.app, &info.name, &info.device);
+        let mut rates = Rates::read(self.app.chats(), &info.name, &info.device);
         for stretch in stretches {
             rates.observe(stretch);
         }
-        rates.keep(&self.app, &info.name, &info.device);
+        rates.keep(self.app.chats(), &info.name, &info.device);
     }
 
     /// The page may be gone; the reply is written and saved all the same.

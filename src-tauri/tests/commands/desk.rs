@@ -72,14 +72,22 @@ impl Bench {
         let wanted = Settings { context_tokens: Some(context_tokens), ..Settings::default() };
         settings::set(&bench.app, wanted).unwrap();
         model::load(&bench.app, None);
+        match bench.loaded() {
+            ModelStatus::Ready { .. } => bench,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// How the loading that was asked for last has ended.
+    pub(crate) fn loaded(&self) -> ModelStatus {
         let began = Instant::now();
         loop {
-            match bench.app.model().status() {
-                ModelStatus::Ready { .. } => return bench,
-                ModelStatus::Failed { error } => panic!("{error:?}"),
-                _ if began.elapsed() > LOADED_WITHIN => panic!("the model is not loaded after {LOADED_WITHIN:?}"),
-                _ => std::thread::sleep(Duration::from_millis(5)),
+            match self.app.model().status() {
+                ModelStatus::None | ModelStatus::Loading { .. } => {}
+                ended => return ended,
             }
+            assert!(began.elapsed() < LOADED_WITHIN, "the model is not loaded after {LOADED_WITHIN:?}");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 

@@ -5,5 +5,7 @@
 
 mod chats;
 mod desk;
+mod devices;
 mod documents;
+mod page;
 mod replies;

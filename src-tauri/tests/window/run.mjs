@@ -83,6 +83,21 @@ const watch = (milliseconds) =>
 		requestAnimationFrame(frame);
 	}, milliseconds);
 
+/**
+ * Watches an answer that is still being written afterwards. Of hundreds of tokens drawn nearly at random one is now and
+ * then the end of the turn; then it is asked again.
+ */
+async function watchRambling(question, milliseconds) {
+	for (let attempt = 1; ; attempt += 1) {
+		const before = await window.count(id('message-assistant'));
+		await ask(question);
+		await until('another answer has begun', ANSWER, async () => (await window.count(id('message-assistant'))) > before);
+		await until('words are there', ANSWER, async () => !(await writing()) || bare(await answer()).length >= 12);
+		const changes = await watch(milliseconds);
+		if ((await writing()) || attempt === 5) return changes;
+	}
+}
+
 /** The last answer as the database has it. */
 async function stored() {
 	const { openChat } = await invoke('app_state', {});
@@ -137,9 +152,7 @@ const steps = {
 		if ((await window.count(id('dashboard'))) === 0) await window.click(id('dashboard-toggle'));
 		await window.find(id('dashboard'));
 		await ramble();
-		await ask('Tell me more.');
-		await until('another answer is being written', ANSWER, async () => (await writing()) && bare(await answer()).length >= 12);
-		const changes = await watch(1500);
+		const changes = await watchRambling('Tell me more.', 1500);
 		console.log(`    ${JSON.stringify(changes)} (different values in 1.5 s; longest frame in ms)`);
 		assert.ok(changes.letters > 5, 'the text grows');
 		assert.ok(changes.rate > 1 && changes.read > 1, 'the figures change');
@@ -152,15 +165,52 @@ const steps = {
 		await shot('stopped');
 	},
 
+	async 'the model card names the device, and the model moves to the one that is chosen'() {
+		const gpu = await invoke('gpu_look', {});
+		const usable = gpu.kind === 'usable';
+		await window.click(id('model-status'));
+		await window.find(id('model-card'));
+		assert.equal(await window.text(id('card-device')), usable ? gpu.name : 'CPU');
+		if (!usable) {
+			assert.ok((await window.text(id('model-card'))).includes(gpu.why), `the card says: ${gpu.why}`);
+			assert.match(await window.text(id('device')), /^CPU/);
+		}
+		await shot('model-card');
+		await window.click(id('device-and-context'));
+		await window.find(id('device-choice'));
+		const radio = await window.run(() => {
+			const input = document.querySelector('[data-testid="device-choice"] input[value="gpu"]');
+			return { disabled: input.disabled, why: document.getElementById(input.getAttribute('aria-describedby')).textContent };
+		});
+		assert.equal(radio.disabled, !usable);
+		assert.ok(radio.why.includes(usable ? gpu.name : gpu.why), radio.why);
+		const answers = await window.count(id('message-assistant'));
+		await window.click(`${id('device-choice')} input[value="cpu"]`);
+		await window.click(id('apply-placement'));
+		// Before, the processor served for want of a GPU, or a GPU did.
+		await until('the model is where it was sent', 60_000, async () => {
+			const { kind, info } = (await invoke('app_state', {})).model;
+			return kind === 'ready' && info.deviceKind === 'cpu' && info.fallback === null;
+		});
+		await until('the panel says so', 5000, async () => / on CPU, \d+ threads?/.test(await window.text(id('device-line'))));
+		await shot('device-chosen');
+		await window.run(() => document.querySelector('[data-testid="settings-dialog"]').dispatchEvent(new Event('cancel', { cancelable: true })));
+		await modelReady();
+		assert.equal(await window.count(id('message-assistant')), answers);
+		assert.equal((await invoke('app_state', {})).settings.device, 'cpu');
+	},
+
 	async 'the chat is there after a restart'() {
 		const before = await answer();
+		const answers = await window.count(id('message-assistant'));
 		const rows = await window.count(id('chat-row'));
 		await stage.quit(window);
 		window = await stage.start();
-		await until('the chat is open', 15_000, async () => (await window.count(id('message-assistant'))) === 2);
+		await until('the chat is open', 15_000, async () => (await window.count(id('message-assistant'))) === answers);
 		assert.equal(await window.count(id('chat-row')), rows);
 		assert.equal(bare(await answer()), bare(before));
 		await modelReady();
+		assert.equal((await invoke('app_state', {})).settings.device, 'cpu');
 		await shot('restarted');
 	},
 

@@ -1,16 +1,10 @@
 import type { MessageView, ReplyEvent, UserError } from '../ipc/bindings';
+import { reading, type Reading } from '../ipc/reading';
 
 /** Where a reply stands. */
 export type Phase =
 	| { kind: 'queued' }
-	| {
-			kind: 'reading';
-			done: number;
-			total: number;
-			cached: number;
-			tokensPerS: number | null;
-			remainingS: number | null;
-	  }
+	| Reading
 	| { kind: 'writing' }
 	| { kind: 'ended'; message: MessageView }
 	| { kind: 'failed'; error: UserError; message: MessageView | null };
@@ -45,7 +39,7 @@ export class Reply {
 				this.text = event.chat.messages.find((message) => message.id === event.reply)?.text ?? '';
 				break;
 			case 'prefill':
-				this.phase = { ...event, kind: 'reading' };
+				this.phase = reading(event);
 				this.read = { total: event.total, cached: event.cached };
 				break;
 			case 'tokens':

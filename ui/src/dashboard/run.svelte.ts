@@ -1,22 +1,12 @@
 import type { AttentionMode, ModelCard, ReplyEvent, ReplyStats, TokenStep } from '../ipc/bindings';
+import { reading, type Reading } from '../ipc/reading';
 
 /** Time over which the live rate is averaged. */
 const EMA_MS = 1000;
 
 /** Where a run stands, in the words of the dashboard. */
 export type RunPhase =
-	| { kind: 'waiting' }
-	| {
-			kind: 'reading';
-			done: number;
-			total: number;
-			cached: number;
-			tokensPerS: number | null;
-			remainingS: number | null;
-	  }
-	| { kind: 'writing' }
-	| { kind: 'ended' }
-	| { kind: 'failed' };
+	{ kind: 'waiting' } | Reading | { kind: 'writing' } | { kind: 'ended' } | { kind: 'failed' };
 
 /** Sums over the steps of a run. */
 export interface Totals {
@@ -123,7 +113,7 @@ export class Run {
 			case 'started':
 				break;
 			case 'prefill':
-				this.phase = { ...event, kind: 'reading' };
+				this.phase = reading(event);
 				break;
 			case 'tokens':
 				if (this.phase.kind !== 'writing') this.phase = { kind: 'writing' };

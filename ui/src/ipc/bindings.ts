@@ -54,8 +54,10 @@ export const commands = {
 	ask: (chat: number, ask: Ask, channel: Channel<ReplyEvent>) => typedError<null, UserError>(__TAURI_INVOKE("ask", { chat, ask, channel })),
 	/**  Stops the running reply; what is written stays. */
 	stop: () => typedError<null, UserError>(__TAURI_INVOKE("stop")),
-	/**  Loads the current model again with this much context; `null` lets the app choose. */
-	modelLoad: (contextTokens: number | null) => typedError<null, UserError>(__TAURI_INVOKE("model_load", { contextTokens })),
+	/**  Looks for a GPU. */
+	gpuLook: () => typedError<GpuView, UserError>(__TAURI_INVOKE("gpu_look")),
+	/**  Loads the current model again, on the device and with the context that are set. */
+	modelLoad: () => typedError<null, UserError>(__TAURI_INVOKE("model_load")),
 	/**  Lets the user choose a model file in the native dialog and loads it. */
 	modelPick: () => typedError<null, UserError>(__TAURI_INVOKE("model_pick")),
 	/**  Loads the embedded demo model. */
@@ -69,6 +71,9 @@ export const events = {
 	dropEvent: makeEvent<DropEvent, DropEvent>("drop-event"),
 	modelEvent: makeEvent<ModelEvent, ModelEvent>("model-event"),
 };
+
+/* Constants */
+export const DEFAULT_SETTINGS = {"theme":"system","attention":"mac","device":"auto","contextTokens":null,"maxReplyTokens":1024,"temperature":0.0,"topK":0,"topP":1.0,"minP":0.0,"repeatPenalty":1.0,"seed":0,"systemPrompt":"","dashboardOpen":true} as const;
 
 /* Types */
 /**  What the user can do about an error. */
@@ -87,6 +92,12 @@ excessTokens: number } |
 { kind: "newChat" } | 
 /**  Choose another model. */
 { kind: "chooseModel" } | 
+/**  Load the model on this device. */
+{ kind: "setDevice"; 
+/**  Which. */
+device: DeviceChoice } | 
+/**  Load the model again as it is set. */
+{ kind: "reload" } | 
 /**  A sentence to show. */
 { kind: "hint"; 
 /**  The sentence. */
@@ -216,6 +227,22 @@ export type ContextUse = {
 	predictedReadS: number | null,
 };
 
+/**  Where models are to live. */
+export type DeviceChoice = 
+/**  A GPU where one can serve and the model fits, else the processor. */
+"auto" | 
+/**  The processor. */
+"cpu" | 
+/**  A GPU, or an error. */
+"gpu";
+
+/**  Where a model lives. */
+export type DeviceKind = 
+/**  The processor and the machine's memory. */
+"cpu" | 
+/**  An NVIDIA GPU and its memory. */
+"gpu";
+
 /**  What a document is. */
 export type DocumentKind = 
 /**  PDF. */
@@ -292,6 +319,35 @@ export type FolderView = {
 	skipped: SkippedView[],
 };
 
+/**  Memory of a GPU when the model was ready. */
+export type GpuMemory = {
+	/**  Taken by the model. Its KV cache takes more as a chat grows, up to the context reserved. */
+	usedBytes: number,
+	/**  Free. */
+	freeBytes: number,
+	/**  In all. */
+	totalBytes: number,
+};
+
+/**  What a look for an NVIDIA GPU found. */
+export type GpuView = 
+/**  There is none, or no driver that would show it. */
+{ kind: "missing"; 
+/**  Why, in a sentence. */
+why: string } | 
+/**  There is one that cannot serve. */
+{ kind: "unusable"; 
+/**  Its name. */
+name: string; 
+/**  Why, in a sentence or two. */
+why: string } | 
+/**  There is one that can. */
+{ kind: "usable"; 
+/**  Its name. */
+name: string; 
+/**  All of its memory. */
+memoryBytes: number };
+
 /**  How complete a message is. */
 export type MessageState = 
 /**  Whole. */
@@ -333,10 +389,18 @@ export type ModelCard = {
 	weights: string,
 	/**  Parameters. */
 	parameters: number,
-	/**  Device in words. */
+	/**  Device and kernels in words: figures of equal ones may be compared. */
 	device: string,
-	/**  What the look for a GPU found, in words. */
-	gpu: string,
+	/**  The device alone, for example `NVIDIA H200`. */
+	deviceName: string,
+	/**  The path its kernels take, for example `CUDA, sm_90a kernels`. */
+	kernels: string,
+	/**  Processor or GPU. */
+	deviceKind: DeviceKind,
+	/**  Why the processor serves although a GPU would have been taken. */
+	fallback: UserError | null,
+	/**  Memory of the GPU; `None` on the processor. */
+	gpuMemory: GpuMemory | null,
 	/**  Context reserved. */
 	contextTokens: number,
 	/**  The model's limit. */
@@ -355,7 +419,9 @@ export type ModelCard = {
 	ringBytes: number,
 	/**  Bytes of scratch. */
 	scratchBytes: number,
-	/**  Free memory, measured. */
+	/**  Most bytes that a KV cache could have on this device, measured. */
+	contextRoomBytes: number,
+	/**  Free memory of the machine, measured. */
 	freeBytes: number,
 	/**  It is the embedded demo model. */
 	demo: boolean,
@@ -489,6 +555,8 @@ export type Settings = {
 	theme: Theme,
 	/**  Reuse or exact. */
 	attention: AttentionMode,
+	/**  Where models are to live; takes effect when one is loaded. */
+	device: DeviceChoice,
 	/**  Context to reserve; `None` lets the app choose. */
 	contextTokens: number | null,
 	/**  Most tokens a reply may have. */

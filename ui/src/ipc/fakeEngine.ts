@@ -1,18 +1,9 @@
 import type { Channel } from '@tauri-apps/api/core';
-import { emit } from '@tauri-apps/api/event';
-import type { Advice, AppState, Ask, ContextUse, ModelStatus, ReplyEvent, Settings } from './bindings';
+import type { AppState, Ask, ContextUse, ReplyEvent, Settings } from './bindings';
 import { FakeChats, type StoredChat, type StoredMessage } from './fakeChats';
 import { FakeDocuments } from './fakeDocuments';
-import {
-	MODEL,
-	refusal,
-	refuse,
-	reject,
-	settingsAtStart,
-	SUGGESTIONS,
-	tooLong,
-	type Script,
-} from './fakeFixtures';
+import { refusal, refuse, reject, settingsAtStart, SUGGESTIONS, tooLong, type Script } from './fakeFixtures';
+import { FakeModel } from './fakeModel';
 import { pause, playReply } from './fakeReply';
 import { ANSWER, longAnswer } from './fakeText';
 
@@ -25,8 +16,8 @@ export class FakeEngine {
 	readonly #rate: number;
 	readonly #tokens: number;
 	readonly #documents: FakeDocuments;
-	#settings: Settings = settingsAtStart();
-	#model: ModelStatus;
+	readonly #model: FakeModel;
+	#settings: Settings;
 	#open: number | null = null;
 	#stop = false;
 	#running = false;
@@ -36,7 +27,8 @@ export class FakeEngine {
 		this.#rate = script === 'fast' ? 200 : rate;
 		this.#tokens = tokens;
 		this.#documents = new FakeDocuments(this.#chats, script);
-		this.#model = this.#modelAtStart();
+		this.#settings = settingsAtStart(script);
+		this.#model = new FakeModel(script, this.#settings);
 		this.#fill();
 	}
 
@@ -82,10 +74,12 @@ export class FakeEngine {
 			case 'settings_set':
 				this.#settings = args.settings as Settings;
 				return this.#settings;
+			case 'gpu_look':
+				return this.#model.gpu;
 			case 'model_load':
 			case 'model_pick':
 			case 'model_demo':
-				void this.#load(args.contextTokens as number | null | undefined);
+				void this.#model.load(this.#settings);
 				return null;
 			default:
 				return this.#documents.handle(command, chat, args);
@@ -98,7 +92,7 @@ export class FakeEngine {
 			version: '0.1.0',
 			chats: this.#chats.rows(),
 			openChat: this.#open,
-			model: this.#model,
+			model: this.#model.status,
 			settings: this.#settings,
 			firstStart: this.#script === 'handbook',
 			suggestions: SUGGESTIONS,
@@ -107,14 +101,6 @@ export class FakeEngine {
 					? refusal('Chats cannot be saved: the database is damaged.')
 					: null,
 		};
-	}
-
-	#modelAtStart(): ModelStatus {
-		if (this.#script === 'no-model') return { kind: 'none' };
-		if (this.#script === 'loading') return { kind: 'loading', name: MODEL.name, share: 0.42 };
-		if (this.#script !== 'model-failed') return { kind: 'ready', info: MODEL };
-		const advice: Advice[] = [{ kind: 'setContext', tokens: 8192 }, { kind: 'chooseModel' }];
-		return { kind: 'failed', error: { ...refusal('The model does not fit into memory.'), advice } };
 	}
 
 	#fill(): void {
@@ -275,17 +261,5 @@ export class FakeEngine {
 					: { kind: 'done', message },
 			),
 		);
-	}
-
-	async #load(contextTokens: number | null | undefined): Promise<void> {
-		for (let share = 0; share < 1; share += 0.1) {
-			await emit('model-event', { status: { kind: 'loading', name: MODEL.name, share } });
-			await pause(40);
-		}
-		this.#model = {
-			kind: 'ready',
-			info: { ...MODEL, contextTokens: contextTokens ?? MODEL.contextTokens },
-		};
-		await emit('model-event', { status: this.#model });
 	}
 }

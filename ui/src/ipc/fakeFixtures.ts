@@ -1,5 +1,10 @@
-import type { DocumentView, FolderView, ModelCard, Settings, UserError } from './bindings';
-import { HEADS, KV_HEADS, LAYERS } from './fakeReply';
+import {
+	DEFAULT_SETTINGS,
+	type DocumentView,
+	type FolderView,
+	type Settings,
+	type UserError,
+} from './bindings';
 
 /** What the scripted engine can play. */
 const SCRIPTS = [
@@ -17,32 +22,15 @@ const SCRIPTS = [
 	'refused',
 	'scanned',
 	'broken-start',
+	'gpu',
+	'gpu-full',
+	'old-driver',
 ] as const;
 export type Script = (typeof SCRIPTS)[number];
 
 export function isScript(name: string): name is Script {
 	return (SCRIPTS as readonly string[]).includes(name);
 }
-
-export const MODEL: ModelCard = {
-	name: 'reprise-demo',
-	architecture: 'qwen3',
-	weights: 'Q8_0',
-	parameters: 28_300_000,
-	device: 'CPU, 8 threads',
-	gpu: 'No NVIDIA driver was found.',
-	contextTokens: 32_768,
-	maxContextTokens: 131_072,
-	layers: LAYERS,
-	queryHeads: HEADS,
-	kvHeads: KV_HEADS,
-	weightsBytes: 30_100_000,
-	kvBytes: 134_200_000,
-	ringBytes: 18_900_000,
-	scratchBytes: 24_000_000,
-	freeBytes: 6_420_000_000,
-	demo: true,
-};
 
 export const SUGGESTIONS = [
 	'What is the access code of the service menu?',
@@ -66,21 +54,11 @@ export const FOLDER: FolderView = {
 	],
 };
 
-export function settingsAtStart(): Settings {
-	return {
-		theme: 'system',
-		attention: 'mac',
-		contextTokens: null,
-		maxReplyTokens: 1024,
-		temperature: 0,
-		topK: 0,
-		topP: 1,
-		minP: 0,
-		repeatPenalty: 1,
-		seed: 0,
-		systemPrompt: '',
-		dashboardOpen: true,
-	};
+/** What is kept when the script begins. */
+export function settingsAtStart(script: Script): Settings {
+	// More context than the GPU of this script has room for, and nowhere else to go.
+	const full = { device: 'gpu', contextTokens: 131_072 } as const;
+	return { ...DEFAULT_SETTINGS, ...(script === 'gpu-full' ? full : {}) };
 }
 
 export function refusal(message: string): UserError {

@@ -1,13 +1,38 @@
-import { commands, events, type ModelCard, type ModelStatus } from '../ipc/bindings';
+import {
+	commands,
+	events,
+	type GpuView,
+	type ModelCard,
+	type ModelStatus,
+	type UserError,
+} from '../ipc/bindings';
 import { settle, type Outcome } from '../ipc/call';
 
 /** The one loaded model, or why there is none. */
 export class Model {
 	status = $state.raw<ModelStatus>({ kind: 'none' });
+	/** What the look for a GPU found; null until it has. */
+	gpu = $state.raw<GpuView | null>(null);
+	#dismissed = $state.raw<UserError | null>(null);
 
 	/** The model's figures; null unless it is ready. */
 	get card(): ModelCard | null {
 		return this.status.kind === 'ready' ? this.status.info : null;
+	}
+
+	/** Why the processor serves although there is a GPU. A machine without one has nothing to be told. */
+	get fallback(): UserError | null {
+		const hasGpu = this.gpu !== null && this.gpu.kind !== 'missing';
+		return hasGpu ? (this.card?.fallback ?? null) : null;
+	}
+
+	/** The fallback, until the user has put it away. */
+	get notice(): UserError | null {
+		return this.fallback === this.#dismissed ? null : this.fallback;
+	}
+
+	dismissNotice(): void {
+		this.#dismissed = this.fallback;
 	}
 
 	/** Follows the shell's events; answers with how to stop. */
@@ -17,8 +42,15 @@ export class Model {
 		});
 	}
 
-	load(contextTokens: number | null): Promise<Outcome<null>> {
-		return settle(commands.modelLoad(contextTokens));
+	/** Looks for a GPU. Where that fails the page goes on not knowing. */
+	async look(): Promise<void> {
+		const outcome = await settle(commands.gpuLook());
+		if (outcome.ok) this.gpu = outcome.value;
+	}
+
+	/** Loads the model again, as the settings are. */
+	load(): Promise<Outcome<null>> {
+		return settle(commands.modelLoad());
 	}
 
 	pick(): Promise<Outcome<null>> {
@@ -42,13 +74,4 @@ export class Model {
 				return 'The model could not be loaded.';
 		}
 	}
-}
-
-/** Bytes a context of this length takes; KV grows with it, the rest does not. Derived from the loaded model's figures. */
-export function bytesAtContext(card: ModelCard, contextTokens: number) {
-	const kv = card.contextTokens > 0 ? (card.kvBytes / card.contextTokens) * contextTokens : 0;
-	const total = card.weightsBytes + kv + card.ringBytes + card.scratchBytes;
-	// Free memory was measured with the present reservation in place.
-	const held = card.kvBytes;
-	return { kv, total, fits: kv - held <= card.freeBytes, available: card.freeBytes + held };
 }

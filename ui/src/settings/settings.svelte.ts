@@ -1,25 +1,10 @@
-import { commands, type Settings, type UserError } from '../ipc/bindings';
+import { commands, DEFAULT_SETTINGS, type Settings, type UserError } from '../ipc/bindings';
 import { settle } from '../ipc/call';
-
-/** What stands before the shell has answered. */
-const BEFORE_START: Settings = {
-	theme: 'system',
-	attention: 'mac',
-	contextTokens: null,
-	maxReplyTokens: 1024,
-	temperature: 0,
-	topK: 0,
-	topP: 1,
-	minP: 0,
-	repeatPenalty: 1,
-	seed: 0,
-	systemPrompt: '',
-	dashboardOpen: true,
-};
 
 /** The kept settings. A change shows at once; the shell's answer is what is really kept. */
 export class SettingsState {
-	current = $state.raw<Settings>(BEFORE_START);
+	/** The defaults stand until the shell has answered. */
+	current = $state.raw<Settings>(DEFAULT_SETTINGS);
 	error = $state.raw<UserError | null>(null);
 	#asked = 0;
 

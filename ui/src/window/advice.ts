@@ -1,4 +1,4 @@
-import type { Advice, UserError } from '../ipc/bindings';
+import type { Advice, DeviceChoice, UserError } from '../ipc/bindings';
 import { count } from '../kit/format';
 
 /** Advice that is something to do rather than to read. */
@@ -9,6 +9,12 @@ export function choices(error: UserError): Choice[] {
 		(advice): advice is Choice => advice.kind !== 'hint' && advice.kind !== 'shorten',
 	);
 }
+
+const DEVICES: Record<DeviceChoice, string> = {
+	auto: 'Let the app choose the device',
+	cpu: 'Load the model on the processor',
+	gpu: 'Load the model on the GPU',
+};
 
 /** Advice in sentences. */
 export function hints(error: UserError): string[] {
@@ -34,5 +40,9 @@ export function choiceLabel(choice: Choice): string {
 			return 'Start a new chat';
 		case 'chooseModel':
 			return 'Choose another model…';
+		case 'setDevice':
+			return DEVICES[choice.device];
+		case 'reload':
+			return 'Load the model again';
 	}
 }

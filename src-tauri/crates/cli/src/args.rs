@@ -58,6 +58,17 @@ pub(crate) enum AttentionMode {
     Exact,
 }
 
+/// Where a chat's model is to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ChatDevice {
+    /// An NVIDIA GPU where one is usable and the model fits, else the processor; said which, and why.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU or nothing.
+    Cuda,
+}
+
 /// `reprise chat`
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -84,6 +95,9 @@ pub(crate) struct ChatArgs {
     /// Threads; the machine's if not given.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub(crate) threads: Option<usize>,
+    /// Where the model is to live.
+    #[arg(long, value_enum, default_value_t = ChatDevice::Auto)]
+    pub(crate) device: ChatDevice,
     /// Reuse: match threshold, 0 to 1; higher is stricter.
     #[arg(long, value_name = "T", value_parser = share)]
     pub(crate) threshold: Option<f32>,
@@ -147,7 +161,7 @@ pub(crate) enum DeviceChoice {
 /// `reprise bench attention`
 #[derive(Debug, Args)]
 pub(crate) struct BenchAttentionArgs {
-    /// Query heads / KV heads / head dimension, or a model shape: demo, llama-3.2-1b, llama-3.1-8b or qwen3-4b.
+    /// Query heads / KV heads / head dimension, or a model shape: demo, llama-3.2-1b, llama-3.1-8b, qwen3-4b or qwen3-8b.
     #[arg(long, value_name = "Q/KV/D", default_value = "32/8/128")]
     pub(crate) shape: AttentionChoice,
     /// Context lengths, in tokens (8192,100K).
@@ -172,6 +186,12 @@ pub(crate) struct BenchAttentionArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     pub(crate) device: DeviceChoice,
+    /// On a GPU: writes a table of many shapes, contexts and hit rates to this CSV file instead.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "context", "case", "json"])]
+    pub(crate) grid: Option<PathBuf>,
+    /// On a GPU: the commit that results are marked with, if git cannot tell.
+    #[arg(long, value_name = "HASH")]
+    pub(crate) commit: Option<String>,
     /// One JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,
@@ -180,7 +200,7 @@ pub(crate) struct BenchAttentionArgs {
 /// What decode and prefill benchmarks run.
 #[derive(Debug, Args)]
 pub(crate) struct BenchModelArgs {
-    /// A named shape with made-up weights: demo, llama-3.2-1b, llama-3.1-8b or qwen3-4b.
+    /// A named shape with made-up weights: demo, llama-3.2-1b, llama-3.1-8b, qwen3-4b or qwen3-8b.
     #[arg(long, value_name = "NAME", conflicts_with = "model")]
     pub(crate) shape: Option<ModelShape>,
     /// A real model, as in `reprise chat`; the demo model if neither is given.
@@ -212,6 +232,12 @@ pub(crate) enum WeightsChoice {
     /// Single precision.
     #[value(name = "f32")]
     F32,
+    /// bfloat16; on a GPU.
+    #[value(name = "bf16")]
+    Bf16,
+    /// 4-bit blocks of 256; on a GPU.
+    #[value(name = "q4_k")]
+    Q4K,
 }
 
 /// `reprise bench decode`
@@ -226,9 +252,9 @@ pub(crate) struct BenchDecodeArgs {
     /// exact, mac (natural matches) or forced:RATE (dictated hits).
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "exact,mac,forced:1")]
     pub(crate) attention: Vec<DecodeAttentionMode>,
-    /// Decode steps to time per case.
-    #[arg(long, value_name = "N", default_value_t = 32, value_parser = positive)]
-    pub(crate) tokens: usize,
+    /// Decode steps to time per case; 64 on a GPU and 32 on the processor, if not given.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub(crate) tokens: Option<usize>,
 }
 
 /// `reprise bench prefill`

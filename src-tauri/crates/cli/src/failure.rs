@@ -4,6 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use mac_attention::KernelError;
+use mac_attention::cuda::CudaError;
 use reprise_engine::EngineError;
 use reprise_library::documents::DocumentError;
 use reprise_library::models::ModelError;
@@ -34,12 +35,12 @@ pub(crate) enum Failure {
     /// The kernels refused a benchmark or a check.
     #[error("{0}")]
     Kernel(#[from] KernelError),
+    /// The GPU, its driver or its kernels.
+    #[error("{0}")]
+    Cuda(#[from] CudaError),
     /// A benchmark that would time something else than it says.
     #[error("the benchmark refused to report: {0}")]
     Bench(String),
-    /// A GPU benchmark on a build without GPU kernels.
-    #[error("this build has no CUDA kernels")]
-    NoCudaKernels,
     /// The Python side of a comparison.
     #[error("{what}")]
     Python {
@@ -132,7 +133,7 @@ impl Failure {
             Self::EmptyFolder(_) => "name the files themselves with --attach; the lines above say what was left out and why".to_owned(),
             Self::Model(_) => "see `reprise models list` for what is here, or give the path of a .gguf file".to_owned(),
             Self::Bench(_) => "please report this with the command you ran".to_owned(),
-            Self::NoCudaKernels => "use --device cpu; `reprise doctor` shows what was found".to_owned(),
+            Self::Cuda(error) => return cuda_advice(error).map(str::to_owned),
             Self::Python { advice, .. } => advice.clone(),
             Self::SelfCheck => "do not trust answers from this build on this machine; please report the output of `reprise doctor --json`".to_owned(),
             Self::Output(_) => "check the space left where the output goes".to_owned(),
@@ -172,12 +173,34 @@ fn engine_advice(error: &EngineError) -> Option<String> {
         }
         EngineError::OutOfMemory { .. } => "use a smaller model or smaller weights, or close other programs",
         EngineError::PromptTooLong { .. } => "use a longer --context or attach fewer documents",
+        EngineError::NoGpu { .. } => "use --device cpu; `reprise doctor` shows what was found",
+        EngineError::Gpu { .. } => {
+            "run `reprise doctor` to see whether the GPU computes right; --device cpu does without it"
+        }
         EngineError::Tokenizer(_) | EngineError::Template(_) => {
             "the model's files do not fit together: fetch them again, all from the same place"
         }
         _ => return None,
     };
     Some(words.to_owned())
+}
+
+fn cuda_advice(error: &CudaError) -> Option<&'static str> {
+    match error {
+        CudaError::NoDriver => Some("install NVIDIA's driver, or use --device cpu"),
+        CudaError::OldDriver { .. } => Some("install a newer NVIDIA driver, or use --device cpu"),
+        CudaError::Unusable { .. } | CudaError::Driver { .. } => {
+            Some("`nvidia-smi` shows whether the GPU works at all; a restart may help; or use --device cpu")
+        }
+        CudaError::NoDevice { .. } | CudaError::OldDevice { .. } | CudaError::DeviceLimit { .. } => {
+            Some("use --device cpu")
+        }
+        CudaError::NoKernels | CudaError::MissingKernel { .. } => {
+            Some("use a released program, or build it where CUDA's nvcc 13 is in PATH; or use --device cpu")
+        }
+        CudaError::OutOfMemory { .. } => Some("use a shorter --context, or close other programs that use the GPU"),
+        _ => None,
+    }
 }
 
 fn document_advice(error: &DocumentError) -> Option<&'static str> {
@@ -236,6 +259,19 @@ mod tests {
     fn short_memory_is_named() {
         let advice = TooLong { free_bytes: 1 << 20, ..FACTS }.advice();
         assert!(advice.contains("free memory") && advice.contains("4,352 tokens"), "{advice}");
+    }
+
+    #[test]
+    fn every_way_to_lack_a_gpu_has_its_own_way_out() {
+        let advice = |error: CudaError| Failure::from(error).advice().unwrap_or_default();
+        let old = CudaError::OldDriver { have: 12_040, need: 13_000 };
+        assert_eq!(old.to_string(), "the NVIDIA driver speaks CUDA 12.4, the kernels need 13.0");
+        assert!(advice(old).contains("newer NVIDIA driver"));
+        assert!(advice(CudaError::NoDriver).contains("install NVIDIA's driver"));
+        assert!(advice(CudaError::NoKernels).contains("nvcc"));
+        let full = CudaError::OutOfMemory { need_bytes: 2, free_bytes: 1 };
+        assert!(advice(full).contains("shorter --context"));
+        assert!(advice(CudaError::NoDevice { ordinal: 0, count: 0 }).contains("--device cpu"));
     }
 
     #[test]

@@ -45,7 +45,9 @@ pub(crate) struct ReadGauge {
 impl ReadGauge {
     /// Takes the memory.
     pub(crate) fn new() -> Self {
-        let bytes = (16 * last_level_cache_bytes()).min(free_memory() as usize / 4).max(64 << 20);
+        let cache = last_level_cache_bytes();
+        // Writing it takes longer than reading it, so no more than it takes to leave a large cache behind.
+        let bytes = (16 * cache).min((1 << 30).max(4 * cache)).min(free_memory() as usize / 4).max(64 << 20);
         // Written once, so that every page is really there.
         Self { words: (0..bytes as u64 / 8).collect() }
     }
@@ -117,6 +119,11 @@ impl Host {
     }
 }
 
+/// `13.0` of 13000.
+pub(crate) fn cuda_version(number: i32) -> String {
+    format!("{}.{}", number / 1000, number % 1000 / 10)
+}
+
 /// What a look for NVIDIA GPUs found.
 #[derive(Debug, Serialize)]
 pub(crate) struct Gpu {
@@ -149,7 +156,7 @@ impl Gpu {
                         )
                     })
                     .collect();
-                let version = format!("{}.{}", driver_version / 1000, driver_version % 1000 / 10);
+                let version = cuda_version(driver_version);
                 Self { state: "found", words: format!("{}; driver for CUDA {version}", list.join(", ")) }
             }
         }

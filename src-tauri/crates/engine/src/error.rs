@@ -67,10 +67,42 @@ pub enum EngineError {
     /// A fault in the engine itself; the engine thread has ended.
     #[error("internal fault: {0}")]
     Internal(String),
+    /// No GPU that could serve was found, or none was built in; the reason in words.
+    #[error("no usable GPU: {why}")]
+    NoGpu {
+        /// What was looked for and not found.
+        why: String,
+    },
+    /// The GPU failed while it worked.
+    #[error("GPU: {why}")]
+    Gpu {
+        /// The driver's or the wrapper's words.
+        why: String,
+    },
     /// Attention kernels.
     #[error("attention: {0}")]
     Kernel(#[from] mac_attention::KernelError),
     /// Tensor library.
     #[error("tensors: {0}")]
     Tensor(#[from] candle_core::Error),
+}
+
+#[cfg(feature = "cuda")]
+impl From<mac_attention::cuda::CudaError> for EngineError {
+    fn from(error: mac_attention::cuda::CudaError) -> Self {
+        use mac_attention::cuda::CudaError as E;
+        match error {
+            E::OutOfMemory { need_bytes, free_bytes } => {
+                Self::OutOfMemory { need_bytes, free_bytes, context_that_fits: 0 }
+            }
+            E::NoDriver
+            | E::OldDriver { .. }
+            | E::Unusable { .. }
+            | E::NoDevice { .. }
+            | E::OldDevice { .. }
+            | E::NoKernels => Self::NoGpu { why: error.to_string() },
+            E::Kernel(error) => Self::Kernel(error),
+            other => Self::Gpu { why: other.to_string() },
+        }
+    }
 }

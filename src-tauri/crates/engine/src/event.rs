@@ -141,7 +141,8 @@ pub struct Summary {
     pub ring_bytes: u64,
     /// What exact attention would have read in the same steps.
     pub kv_bytes_exact: u64,
-    /// Steps that ran exact although reuse was asked for (context below the minimum).
+    /// Steps that ran exact although reuse was asked for: below the shortest context for it, or while searches rest because
+    /// they brought less than they cost.
     pub exact_fallback_steps: usize,
     /// Audits; `None` when none was taken.
     pub audit: Option<AuditSummary>,

@@ -22,7 +22,7 @@ mod error;
 mod event;
 mod request;
 
-pub use engine::{Engine, Generation, LoadOptions, ModelInfo, Prompt, StopHandle};
+pub use engine::{Device, DeviceKind, Engine, Generation, LoadOptions, ModelInfo, Prompt, StopHandle};
 pub use error::EngineError;
 pub use event::{AuditSummary, Event, PrefillProgress, StepStats, StopReason, Summary, TokenEvent};
 pub use request::{Attention, Message, Request, Role};

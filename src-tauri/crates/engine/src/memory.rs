@@ -50,8 +50,11 @@ fn scratch_bytes(spec: &ModelSpec) -> u64 {
 
 /// Largest context, in tokens, whose plan fits into `free_bytes`; at most what the model claims.
 pub fn context_that_fits(spec: &ModelSpec, weights_bytes: u64, ring: RingLayout, free_bytes: u64) -> usize {
-    let fixed = MemoryPlan::new(spec, weights_bytes, 0, ring).total();
-    let tokens = free_bytes.saturating_sub(fixed) / spec.kv_bytes_per_token().max(1);
+    fitting(spec, MemoryPlan::new(spec, weights_bytes, 0, ring), free_bytes)
+}
+
+fn fitting(spec: &ModelSpec, fixed: MemoryPlan, free_bytes: u64) -> usize {
+    let tokens = free_bytes.saturating_sub(fixed.total()) / spec.kv_bytes_per_token().max(1);
     let tokens = usize::try_from(tokens).unwrap_or(usize::MAX).min(spec.max_context_tokens);
     if tokens == spec.max_context_tokens { tokens } else { tokens / CONTEXT_STEP * CONTEXT_STEP }
 }
@@ -65,7 +68,16 @@ pub fn plan(
     ring: RingLayout,
     free_bytes: u64,
 ) -> Result<(usize, MemoryPlan), EngineError> {
-    let fits = context_that_fits(spec, weights_bytes, ring, free_bytes);
+    plan_beside(spec, MemoryPlan::new(spec, weights_bytes, 0, ring), wanted_tokens, free_bytes)
+}
+
+/// As [`plan`], with what does not depend on the context given.
+pub(crate) fn plan_beside(
+    spec: &ModelSpec,
+    fixed: MemoryPlan,
+    wanted_tokens: Option<usize>,
+    free_bytes: u64,
+) -> Result<(usize, MemoryPlan), EngineError> {
     let context_tokens = match wanted_tokens {
         Some(0) => return Err(EngineError::InvalidRequest("a context of 0 tokens".into())),
         Some(tokens) if tokens > spec.max_context_tokens => {
@@ -76,14 +88,14 @@ pub fn plan(
         }
         Some(tokens) => tokens,
         None => {
-            let fixed = MemoryPlan::new(spec, weights_bytes, 0, ring).total();
-            let half = fixed + free_bytes.saturating_sub(fixed) / 2;
-            context_that_fits(spec, weights_bytes, ring, half)
+            let half = fixed.total() + free_bytes.saturating_sub(fixed.total()) / 2;
+            fitting(spec, fixed, half)
         }
     };
-    let plan = MemoryPlan::new(spec, weights_bytes, context_tokens, ring);
+    let plan = MemoryPlan { kv_bytes: spec.kv_bytes_per_token() * context_tokens as u64, ..fixed };
     if context_tokens == 0 || plan.total() > free_bytes {
-        return Err(EngineError::OutOfMemory { need_bytes: plan.total(), free_bytes, context_that_fits: fits });
+        let context_that_fits = fitting(spec, fixed, free_bytes);
+        return Err(EngineError::OutOfMemory { need_bytes: plan.total(), free_bytes, context_that_fits });
     }
     Ok((context_tokens, plan))
 }

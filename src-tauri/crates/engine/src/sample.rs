@@ -127,7 +127,7 @@ impl Sampler {
     }
 }
 
-fn not_finite() -> EngineError {
+pub(crate) fn not_finite() -> EngineError {
     EngineError::Internal("the model's output is not finite".into())
 }
 

@@ -1,12 +1,13 @@
 //! `reprise bench attention`: one layer's decode step, cases in turns so that noise meets all alike.
 
+use mac_attention::cuda::{Gpu, PlainSum};
 use mac_attention::{AttentionShape, RingLayout, ThreadPool};
 use serde::Serialize;
 
+use super::attention_cuda::{self, Bench, Plan};
 use super::cases::Case;
-use super::layers::Layers;
-use super::require;
-use crate::args::BenchAttentionArgs;
+use super::layers::{Layers, MAX_LAYERS};
+use crate::args::{BenchAttentionArgs, DeviceChoice};
 use crate::failure::Failure;
 use crate::figures::{bytes, grouped, median, percent, seconds};
 use crate::machine::{device_words, pool, threads_or_all};
@@ -31,8 +32,23 @@ struct Row<'a> {
     /// K, V and ring bytes of one layer's step, counted.
     bytes: u64,
     bytes_per_s: f64,
-    /// Plain multi-threaded sum over the K and V of all layers, in the same rounds.
+    /// Plain sum over the K and V of all layers, in the same rounds.
     read_bandwidth: f64,
+    #[serde(flatten)]
+    gpu: Option<GpuRow<'a>>,
+}
+
+/// What a line has besides on a GPU.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct GpuRow<'a> {
+    /// Bytes by the method alone, at the share of groups that reused.
+    predicted_bytes: u64,
+    groups_reused: f64,
+    layers: usize,
+    /// CUDA version of the driver.
+    driver: &'a str,
+    /// Of the source.
+    commit: Option<&'a str>,
 }
 
 /// What the rounds gave for one case.
@@ -44,7 +60,6 @@ struct Measured {
 
 /// Runs the command.
 pub(crate) fn run(args: &BenchAttentionArgs) -> Result<(), Failure> {
-    require(args.device)?;
     let shape = args.shape.0;
     let shortest = RingLayout::default().band + args.lag;
     if let Some(context) = args.context.iter().find(|context| **context <= shortest) {
@@ -52,13 +67,19 @@ pub(crate) fn run(args: &BenchAttentionArgs) -> Result<(), Failure> {
             "a context of {context} tokens leaves nothing to reuse: it must be longer than {shortest}"
         )));
     }
+    if args.device == DeviceChoice::Cuda {
+        return run_cuda(args);
+    }
+    if args.grid.is_some() {
+        return Err(Failure::Usage("--grid needs --device cuda".to_owned()));
+    }
     let threads = threads_or_all(args.threads);
     let pool = pool(threads);
     let device = device_words(threads);
     for &context in &args.context {
         let mut status = StatusLine::new();
         status.show(&format!("preparing {} tokens", grouped(context as u64)));
-        let mut layers = Layers::build(shape, context, args.lag, &pool)?;
+        let mut layers = Layers::build(shape, context, args.lag, MAX_LAYERS, &pool)?;
         layers.verify(&pool)?;
         let (cases, read_bandwidth, rounds) = measure(args, &mut layers, &pool, &mut status)?;
         status.clear();
@@ -71,6 +92,97 @@ pub(crate) fn run(args: &BenchAttentionArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
+}
+
+fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
+    let gpu = Gpu::open(0)?;
+    let commit = args.commit.clone().or_else(attention_cuda::commit);
+    if let Some(file) = &args.grid {
+        return super::grid::run(&gpu, file, args, commit.as_deref());
+    }
+    let shape = args.shape.0;
+    let shortest = attention_cuda::MIN_CONTEXT;
+    if let Some(context) = args.context.iter().find(|context| **context < shortest) {
+        return Err(Failure::Usage(format!("{context} tokens: on a GPU a context has {shortest} or more")));
+    }
+    let mut status = StatusLine::new();
+    status.show("checking the kernels");
+    attention_cuda::verify(&gpu, shape)?;
+    let plan = |context| Plan::new(shape, context, args.lag, args.backoff, args.case.len()).fill(&gpu);
+    let plans = args.context.iter().map(|context| plan(*context)).collect::<Result<Vec<_>, _>>()?;
+    let kv = attention_cuda::made_up_kv(&gpu, &plans)?;
+    let mut sum = PlainSum::new(&gpu)?;
+    let (device, driver) = attention_cuda::names(&gpu);
+    for plan in plans {
+        status.show(&format!("measuring {} tokens", grouped(plan.context as u64)));
+        let mut bench = Bench::build(&gpu, plan, &kv)?;
+        let read_bandwidth = bench.read_bandwidth(&mut sum)?;
+        let cases = args.case.iter().map(|case| bench.measure(*case)).collect::<Result<Vec<_>, _>>()?;
+        status.clear();
+        if !args.json {
+            let name = format!("{device}, driver for CUDA {driver}");
+            line(&cuda_table(&name, &bench, plan, &cases, read_bandwidth))?;
+            continue;
+        }
+        for case in &cases {
+            let measured = Measured { case: case.case, seconds: case.seconds, bytes: case.bytes };
+            let mut row = row(shape, &device, plan.context, &measured, read_bandwidth);
+            row.gpu = Some(GpuRow {
+                predicted_bytes: case.predicted_bytes.round() as u64,
+                groups_reused: case.groups_reused,
+                layers: bench.layers(),
+                driver: &driver,
+                commit: commit.as_deref(),
+            });
+            json(&row)?;
+        }
+    }
+    Ok(())
+}
+
+fn cuda_table(
+    device: &str,
+    bench: &Bench,
+    plan: Plan,
+    cases: &[attention_cuda::Measured],
+    read_bandwidth: f64,
+) -> String {
+    let exact = cases.iter().find(|m| m.case == Case::Exact).map(|m| m.seconds);
+    let shape = plan.setup.shape;
+    let heading = format!(
+        "attention, {} query / {} KV heads of {}, bf16, {} tokens, {device}\n{} layers in turn ({} of KV), median of {} steps; plain sum {}/s\n{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
+        shape.num_q_heads(),
+        shape.num_kv_heads(),
+        shape.head_dim(),
+        grouped(plan.context as u64),
+        bench.layers(),
+        bytes((plan.kv_elements() * size_of::<u16>()) as u64),
+        plan.steps,
+        bytes(read_bandwidth as u64),
+        "case",
+        "groups",
+        "a step",
+        "predicted",
+        "bytes",
+        "bytes/s",
+        "of sum",
+        "× exact",
+    );
+    let lines = cases.iter().map(|measured| {
+        let rate = measured.bytes / measured.seconds;
+        format!(
+            "{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
+            measured.case.to_string(),
+            percent(measured.groups_reused),
+            seconds(measured.seconds),
+            bytes(measured.predicted_bytes as u64),
+            bytes(measured.bytes as u64),
+            bytes(rate as u64) + "/s",
+            percent(rate / read_bandwidth),
+            exact.map_or("–".to_owned(), |exact| format!("{:.2}", exact / measured.seconds)),
+        )
+    });
+    [heading].into_iter().chain(lines).collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn measure(
@@ -148,6 +260,7 @@ fn row<'a>(
         bytes: measured.bytes.round() as u64,
         bytes_per_s: measured.bytes / measured.seconds,
         read_bandwidth,
+        gpu: None,
     }
 }
 

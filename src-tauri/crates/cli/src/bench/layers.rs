@@ -20,7 +20,7 @@ use crate::machine::{free_memory, last_level_cache_bytes};
 /// Length of the noise table in elements. Prime, so that rows of a power of two never repeat before the table is used up.
 const NOISE: usize = 65_521;
 /// Layers beyond this only cost memory.
-const MAX_LAYERS: usize = 512;
+pub(crate) const MAX_LAYERS: usize = 512;
 /// Share of the free memory that a benchmark may take.
 const MEMORY_SHARE: f64 = 0.5;
 
@@ -61,15 +61,16 @@ pub(crate) struct Pass {
 }
 
 impl Layers {
-    /// Builds layers and fills their rings. `lag_tokens` only sizes the working set of a hit.
+    /// Builds layers, at most so many, and fills their rings. `lag_tokens` only sizes the working set of a hit.
     pub(crate) fn build(
         shape: AttentionShape,
         context: usize,
         lag_tokens: usize,
+        most_layers: usize,
         pool: &dyn Parallel,
     ) -> Result<Self, Failure> {
         let layout = RingLayout::default();
-        let count = layer_count(shape, layout, context, lag_tokens)?;
+        let count = layer_count(shape, layout, context, lag_tokens)?.min(most_layers);
         let noise = noise();
         let table: Vec<bf16> = noise.iter().map(|x| bf16::from_f32(*x)).collect();
         let elements = shape.num_kv_heads() * context * shape.head_dim();

@@ -3,15 +3,17 @@
 use serde::Serialize;
 
 use super::cases::DecodeAttentionMode;
-use super::runner::{Runner, Step, executor_read};
-use crate::args::{BenchDecodeArgs, BenchPrefillArgs};
+use super::runner::{Runner, Step};
+use crate::args::{BenchDecodeArgs, BenchPrefillArgs, DeviceChoice};
 use crate::failure::Failure;
 use crate::figures::{bytes, grouped, median, percent, seconds};
-use crate::machine::ReadGauge;
 use crate::output::{StatusLine, json, line};
 
 /// Steps before the timed ones of a turn: threads awake, weights touched.
 const WARM_STEPS: usize = 2;
+/// Timed steps of a mode.
+const CPU_STEPS: usize = 32;
+const CUDA_STEPS: usize = 64;
 /// Turns that the modes take at a context, so that noise meets all alike.
 const TURNS: usize = 4;
 /// A read longer than this is timed once.
@@ -34,6 +36,14 @@ struct DecodeRow<'a> {
     ms_per_token: f64,
     /// Weights, K, V and ring bytes that a step of this mode reads ÷ the read bandwidth measured in this run.
     bound_ms: f64,
+    /// `bound_ms` ÷ `ms_per_token`.
+    share_of_bound: f64,
+    /// Those bytes ÷ the time of the median step.
+    bytes_per_s: f64,
+    /// Of a plain sum over more memory than caches hold.
+    read_bandwidth: f64,
+    /// Timed steps, sampling included.
+    steps: usize,
     head_hit_rate: Option<f64>,
     group_hit_rate: Option<f64>,
 }
@@ -46,7 +56,11 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> Result<(), Failure> {
     let Some(&longest) = contexts.last() else {
         return Err(Failure::Usage("no context length given".to_owned()));
     };
-    let per_turn = args.tokens.div_ceil(TURNS);
+    let steps = args.tokens.unwrap_or(match args.model.device {
+        DeviceChoice::Cpu => CPU_STEPS,
+        DeviceChoice::Cuda => CUDA_STEPS,
+    });
+    let per_turn = steps.div_ceil(TURNS);
     let mut status = StatusLine::new();
     status.show("preparing the model");
     let mut runner = Runner::from_args(&args.model, longest + WARM_STEPS + per_turn)?;
@@ -57,9 +71,7 @@ pub(crate) fn decode(args: &BenchDecodeArgs) -> Result<(), Failure> {
         line(&format!("decode, {}, weights {}, {device}", runner.shape, runner.weights))?;
     }
     for context in contexts {
-        // Shorter contexts are the beginning of longer ones, so each token is read once.
-        let known = runner.kv_len();
-        runner.read(&prompt[known..context], &mut |done| {
+        runner.fill(&prompt, context, &mut |done| {
             status.show(&format!("reading {} of {} tokens", grouped(done as u64), grouped(context as u64)));
         })?;
         let (measured, bandwidth) = take_turns(&mut runner, args, &prompt[context..], context, per_turn, &mut status)?;
@@ -89,16 +101,19 @@ fn take_turns(
     status: &mut StatusLine,
 ) -> Result<(Vec<Vec<Step>>, f64), Failure> {
     let mut measured = vec![Vec::new(); args.attention.len()];
-    let gauge = ReadGauge::new();
+    let mut gauge = runner.gauge()?;
     let mut reads = Vec::with_capacity(TURNS);
     for turn in 0..TURNS {
-        reads.push(executor_read(&gauge));
+        reads.push(gauge.rate()?);
         for (mode, steps) in args.attention.iter().zip(&mut measured) {
             status.show(&format!("{mode} at {} tokens, turn {} of {TURNS}", grouped(context as u64), turn + 1));
             runner.truncate(context);
             runner.set_attention(&mode.attention())?;
-            for (i, token) in next.iter().take(WARM_STEPS + per_turn).enumerate() {
-                let step = runner.step(*token)?;
+            let mut token = next[0];
+            for i in 0..WARM_STEPS + per_turn {
+                let step = runner.step(token)?;
+                // Prose goes on as prose, whatever a model would write; made-up weights go on as in a reply.
+                token = if runner.has_text() { *next.get(i + 1).unwrap_or(&step.next) } else { step.next };
                 if i >= WARM_STEPS {
                     steps.push(step);
                 }
@@ -121,6 +136,8 @@ fn decode_row<'a>(
     let sum = |part: fn(&Step) -> usize| steps.iter().map(part).sum::<usize>() as f64;
     let attention_bytes = steps.iter().map(|s| s.attention_bytes).sum::<u64>() as f64 / steps.len().max(1) as f64;
     let rate = |hit: f64, all: f64| (mode != DecodeAttentionMode::Exact && all > 0.0).then(|| hit / all);
+    let bytes = runner.step_weight_bytes as f64 + attention_bytes;
+    let step_s = median(&times);
     DecodeRow {
         bench: "decode",
         device,
@@ -128,8 +145,12 @@ fn decode_row<'a>(
         weights: &runner.weights,
         context,
         attention: mode.to_string(),
-        ms_per_token: median(&times) * 1e3,
-        bound_ms: (runner.step_weight_bytes as f64 + attention_bytes) / bandwidth * 1e3,
+        ms_per_token: step_s * 1e3,
+        bound_ms: bytes / bandwidth * 1e3,
+        share_of_bound: bytes / bandwidth / step_s,
+        bytes_per_s: bytes / step_s,
+        read_bandwidth: bandwidth,
+        steps: steps.len(),
         head_hit_rate: rate(sum(|s| s.heads_matched), sum(|s| s.heads)),
         group_hit_rate: rate(sum(|s| s.groups_reused), sum(|s| s.groups)),
     }
@@ -138,13 +159,14 @@ fn decode_row<'a>(
 fn decode_table(rows: &[DecodeRow<'_>], context: usize, bandwidth: f64) -> String {
     let exact = rows.iter().find(|row| row.attention == "exact").map(|row| row.ms_per_token);
     let heading = format!(
-        "\n{} tokens; plain read {}/s; bound = bytes read by a step ÷ plain read\n{:<12} {:>10} {:>10} {:>10} {:>9} {:>9} {:>9}",
+        "\n{} tokens; plain read {}/s; bound = bytes read by a step ÷ plain read\n{:<12} {:>10} {:>10} {:>10} {:>7} {:>9} {:>9} {:>9}",
         grouped(context as u64),
         bytes(bandwidth as u64),
         "attention",
         "a token",
         "tokens/s",
         "bound",
+        "of it",
         "heads",
         "groups",
         "× exact",
@@ -152,11 +174,12 @@ fn decode_table(rows: &[DecodeRow<'_>], context: usize, bandwidth: f64) -> Strin
     let share = |rate: Option<f64>| rate.map_or("–".to_owned(), percent);
     let lines = rows.iter().map(|row| {
         format!(
-            "{:<12} {:>10} {:>10.1} {:>10} {:>9} {:>9} {:>9}",
+            "{:<12} {:>10} {:>10.1} {:>10} {:>7} {:>9} {:>9} {:>9}",
             row.attention,
             seconds(row.ms_per_token / 1e3),
             1e3 / row.ms_per_token,
             seconds(row.bound_ms / 1e3),
+            percent(row.share_of_bound),
             share(row.head_hit_rate),
             share(row.group_hit_rate),
             exact.map_or("–".to_owned(), |exact| format!("{:.2}", exact / row.ms_per_token)),

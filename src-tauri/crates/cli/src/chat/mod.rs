@@ -11,16 +11,16 @@ mod wire;
 
 use std::sync::{Arc, Mutex};
 
-use mac_attention::{Paper, RingLayout};
+use mac_attention::{CudaProbe, Paper, RingLayout, probe_cuda};
 use reprise_engine::weights::Precision;
-use reprise_engine::{Attention, Engine, EngineError, LoadOptions, Sampling};
+use reprise_engine::{Attention, Device, Engine, EngineError, LoadOptions, Sampling};
 
-use crate::args::{AttentionMode, ChatArgs, SamplingArgs};
+use crate::args::{AttentionMode, ChatArgs, ChatDevice, SamplingArgs};
 use crate::attach;
 use crate::failure::Failure;
 use crate::figures::percent;
 use crate::interrupt::Interrupt;
-use crate::output::StatusLine;
+use crate::output::{StatusLine, remark};
 use session::Session;
 
 /// Runs the command.
@@ -35,7 +35,8 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
     for path in &args.attach {
         documents.extend(attach::read(path, interrupt.flag())?);
     }
-    let engine = load(args.model.as_deref(), args.context, args.threads, &interrupt)?;
+    let engine = load(&args, &interrupt)?;
+    tell_device(&engine);
     let mut session = Session::new(engine, interrupt, documents, &args, attention);
     match &args.question {
         Some(question) => session.ask(question),
@@ -44,18 +45,18 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
 }
 
 /// Loads a model, with its share on a terminal; Ctrl-C gives up.
-pub(crate) fn load(
-    model: Option<&str>,
-    context_tokens: Option<usize>,
-    threads: Option<usize>,
-    interrupt: &Interrupt,
-) -> Result<Engine, Failure> {
+fn load(args: &ChatArgs, interrupt: &Interrupt) -> Result<Engine, Failure> {
     let options = LoadOptions {
-        model: reprise_library::models::resolve(model)?,
-        context_tokens,
-        threads,
+        model: reprise_library::models::resolve(args.model.as_deref())?,
+        context_tokens: args.context,
+        threads: args.threads,
         ring: RingLayout::default(),
         precision: Precision::Auto,
+        device: match args.device {
+            ChatDevice::Auto => Device::Auto,
+            ChatDevice::Cpu => Device::Cpu,
+            ChatDevice::Cuda => Device::Cuda,
+        },
     };
     let status = Arc::new(Mutex::new(StatusLine::new()));
     let (watch, shown) = (interrupt.clone(), Arc::clone(&status));
@@ -72,6 +73,14 @@ pub(crate) fn load(
     match loaded {
         Err(_) if interrupt.pressed() => Err(Failure::Interrupted),
         other => Ok(other?),
+    }
+}
+
+/// A GPU that cannot serve is named with its reason; a machine without one is not told so at every question.
+fn tell_device(engine: &Engine) {
+    let info = engine.info();
+    if let (Some(why), CudaProbe::Found { .. }) = (&info.fallback, probe_cuda()) {
+        remark(&format!("running on {}: {why}", info.device));
     }
 }
 

@@ -10,6 +10,8 @@ use crate::figures::median;
 /// Lengths tried, in tokens: the answer lies between two neighbours and is interpolated.
 const LENGTHS: [usize; 8] = [320, 512, 768, 1024, 1536, 2048, 4096, 8192];
 const ROUNDS: usize = 5;
+/// Layers in turn: as many as a model has, so that the caches help here as much as they help there.
+const LAYERS: usize = 32;
 /// Distance of the reused entry, in tokens.
 const LAG: usize = 64;
 
@@ -25,7 +27,7 @@ pub(crate) struct Point {
 pub(crate) fn measure(shape: AttentionShape, pool: &dyn Parallel) -> Result<Vec<Point>, Failure> {
     let mut points: Vec<Point> = Vec::new();
     for context in LENGTHS {
-        let mut layers = Layers::build(shape, context, LAG, pool)?;
+        let mut layers = Layers::build(shape, context, LAG, LAYERS, pool)?;
         let mut exact = Vec::new();
         let mut all_hit = Vec::new();
         for round in 0..=ROUNDS {

@@ -7,7 +7,7 @@ use half::bf16;
 use mac_attention::reference::{ReferenceRing, attend, relative_l2};
 use mac_attention::{
     AttentionShape, Backoff, Counters, DecodeAttention, Forced, KvView, Paper, Parallel, Pattern, Policy,
-    PrefillAttention, Query, Ring, RingLayout,
+    PrefillAttention, Query, Ring, RingLayout, ThreadPool,
 };
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -18,10 +18,10 @@ use crate::failure::Failure;
 /// Query heads, KV heads, head dimension: every head dimension with a kernel, groups of 1, 3, 4 and 16.
 const SHAPES: [(usize, usize, usize); 5] = [(8, 2, 64), (12, 4, 96), (32, 8, 128), (2, 2, 128), (16, 1, 256)];
 /// Small, so that the ring wraps and prefixes end inside spans.
-const LAYOUT: RingLayout = RingLayout { slots: 48, band: 32 };
+pub(super) const LAYOUT: RingLayout = RingLayout { slots: 48, band: 32 };
 /// Tokens read before decoding, and decode steps: long enough for chains of reuse.
-const PROMPT: usize = 611;
-const STEPS: usize = 40;
+pub(super) const PROMPT: usize = 611;
+pub(super) const STEPS: usize = 40;
 /// A chain of `STEPS` merges adds at most about √STEPS roundings to those of one pass; 8 is above √40.
 const CHAIN: f64 = 8.0;
 
@@ -62,22 +62,40 @@ impl Check {
     }
 }
 
-/// Runs every shape under every policy.
-pub(crate) fn run(pool: &dyn Parallel) -> Result<Vec<Check>, Failure> {
-    let seed = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64);
-    let mut checks = Vec::new();
-    for (num_q_heads, num_kv_heads, head_dim) in SHAPES {
-        let shape = AttentionShape::new(num_q_heads, num_kv_heads, head_dim)?;
+/// Runs every shape under every policy, the shapes side by side because the oracle is slow.
+pub(crate) fn run(pool: &ThreadPool) -> Result<Vec<Check>, Failure> {
+    let seed = fresh_seed();
+    each_shape(|shape| {
         let inputs = Inputs::new(shape, seed);
-        checks.push(inputs.check_prefill(pool)?);
+        let mut checks = vec![inputs.check_prefill(pool)?];
         for (name, policy) in policies() {
             checks.push(inputs.check_decode(name, &policy, pool)?);
         }
-    }
-    Ok(checks)
+        Ok(checks)
+    })
 }
 
-fn policies() -> [(&'static str, Policy); 4] {
+/// What `check` gives for every shape, in order; each has a thread.
+pub(super) fn each_shape(
+    check: impl Fn(AttentionShape) -> Result<Vec<Check>, Failure> + Sync,
+) -> Result<Vec<Check>, Failure> {
+    let shapes = SHAPES.iter().map(|(q, kv, dim)| AttentionShape::new(*q, *kv, *dim)).collect::<Result<Vec<_>, _>>()?;
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = shapes.iter().map(|shape| scope.spawn(|| check(*shape))).collect();
+        let mut checks = Vec::new();
+        for thread in threads {
+            checks.extend(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+        }
+        Ok(checks)
+    })
+}
+
+/// Another one at every call.
+pub(super) fn fresh_seed() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as u64)
+}
+
+pub(super) fn policies() -> [(&'static str, Policy); 4] {
     let forced = |pattern| Policy::Forced(Forced { pattern, lag_tokens: 7, backoff: Backoff::Off });
     [
         ("exact", Policy::Exact),
@@ -91,22 +109,22 @@ fn policies() -> [(&'static str, Policy); 4] {
 }
 
 /// One layer of random keys, values and queries.
-struct Inputs {
-    shape: AttentionShape,
+pub(super) struct Inputs {
+    pub(super) shape: AttentionShape,
     seed: u64,
-    k: Vec<bf16>,
-    v: Vec<bf16>,
+    pub(super) k: Vec<bf16>,
+    pub(super) v: Vec<bf16>,
     /// `[tokens, num_q_heads, head_dim]`
     q_pre: Vec<f32>,
     q_rot: Vec<f32>,
-    bound: f64,
+    pub(super) bound: f64,
 }
 
 /// Room for the prompt and all steps.
-const CAPACITY: usize = PROMPT + STEPS;
+pub(super) const CAPACITY: usize = PROMPT + STEPS;
 
 impl Inputs {
-    fn new(shape: AttentionShape, seed: u64) -> Self {
+    pub(super) fn new(shape: AttentionShape, seed: u64) -> Self {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
         let kv_elements = shape.num_kv_heads() * CAPACITY * shape.head_dim();
         let q_elements = CAPACITY * shape.num_q_heads() * shape.head_dim();
@@ -120,15 +138,22 @@ impl Inputs {
         inputs
     }
 
-    fn kv(&self, len: usize) -> Result<KvView<'_>, Failure> {
+    pub(super) fn kv(&self, len: usize) -> Result<KvView<'_>, Failure> {
         Ok(KvView::new(self.shape, &self.k, &self.v, CAPACITY, len)?)
     }
 
-    fn width(&self) -> usize {
+    /// Rounds the queries to what a GPU is given.
+    pub(super) fn round_queries(&mut self) {
+        for x in self.q_rot.iter_mut().chain(&mut self.q_pre) {
+            *x = bf16::from_f32(*x).to_f32();
+        }
+    }
+
+    pub(super) fn width(&self) -> usize {
         self.shape.num_q_heads() * self.shape.head_dim()
     }
 
-    fn query(&self, tokens: std::ops::Range<usize>) -> Query<'_> {
+    pub(super) fn query(&self, tokens: std::ops::Range<usize>) -> Query<'_> {
         let span = tokens.start * self.width()..tokens.end * self.width();
         Query { pre: &self.q_pre[span.clone()], rot: &self.q_rot[span] }
     }
@@ -151,29 +176,43 @@ impl Inputs {
         Ok((ring, out))
     }
 
-    fn check_prefill(&self, pool: &dyn Parallel) -> Result<Check, Failure> {
-        let (_, out) = self.read_prompt(pool)?;
-        let kv = self.kv(PROMPT)?;
-        let mut worst = 0.0;
-        // First and last tokens, and some on either side of the usual block borders.
-        for pos in [0, 1, 15, 16, 63, 64, 127, 255, 256, 511, 512, PROMPT - 1] {
-            let rows = self.query(pos..pos + 1).rot;
-            for (q_head, got) in out[pos * self.width()..][..self.width()].chunks(self.shape.head_dim()).enumerate() {
-                let want = attend(self.head(rows, q_head), &kv, q_head / self.shape.group_size(), 0..pos + 1);
-                worst = worse(worst, relative_l2(got, &want.out));
-            }
-        }
-        Ok(self.verdict("prefill", 0, worst, true, 0.0))
-    }
-
-    fn check_decode(&self, name: &'static str, policy: &Policy, pool: &dyn Parallel) -> Result<Check, Failure> {
-        let (mut ring, _) = self.read_prompt(pool)?;
+    /// The oracle after the prompt.
+    pub(super) fn oracle(&self) -> Result<ReferenceRing, Failure> {
         let mut oracle = ReferenceRing::new(self.shape, LAYOUT);
         let prompt = self.kv(PROMPT)?;
         for pos in PROMPT - LAYOUT.slots..PROMPT {
             let query = self.query(pos..pos + 1);
             oracle.seed(query.pre, query.rot, &prompt, pos);
         }
+        Ok(oracle)
+    }
+
+    fn check_prefill(&self, pool: &dyn Parallel) -> Result<Check, Failure> {
+        let (_, out) = self.read_prompt(pool)?;
+        let worst = self.worst_of_prompt(&out, 0..PROMPT)?;
+        Ok(self.verdict("prefill", 0, worst, true, 0.0))
+    }
+
+    /// Worst relative error of `out`, outputs of the prompt's tokens in `span`, at places where kernels go wrong.
+    pub(super) fn worst_of_prompt(&self, out: &[f32], span: std::ops::Range<usize>) -> Result<f64, Failure> {
+        let kv = self.kv(PROMPT)?;
+        let mut worst = 0.0;
+        // First and last tokens, and some on either side of the usual block borders.
+        let places = [0, 1, 15, 16, 63, 64, 127, 255, 256, 511, 512, PROMPT - 1];
+        for pos in places.into_iter().filter(|pos| span.contains(pos)) {
+            let rows = self.query(pos..pos + 1).rot;
+            let out = &out[(pos - span.start) * self.width()..][..self.width()];
+            for (q_head, got) in out.chunks(self.shape.head_dim()).enumerate() {
+                let want = attend(self.head(rows, q_head), &kv, q_head / self.shape.group_size(), 0..pos + 1);
+                worst = worse(worst, relative_l2(got, &want.out));
+            }
+        }
+        Ok(worst)
+    }
+
+    fn check_decode(&self, name: &'static str, policy: &Policy, pool: &dyn Parallel) -> Result<Check, Failure> {
+        let (mut ring, _) = self.read_prompt(pool)?;
+        let mut oracle = self.oracle()?;
         let mut decode = DecodeAttention::new(self.shape, LAYOUT.band);
         let mut out = vec![0.0; self.width()];
         let mut counters = Counters::default();
@@ -192,7 +231,14 @@ impl Inputs {
         Ok(self.verdict(name, STEPS, worst, same_decisions, reused))
     }
 
-    fn verdict(&self, policy: &'static str, steps: usize, worst: f64, same_decisions: bool, reused: f64) -> Check {
+    pub(super) fn verdict(
+        &self,
+        policy: &'static str,
+        steps: usize,
+        worst: f64,
+        same_decisions: bool,
+        reused: f64,
+    ) -> Check {
         let shape = format!("{}/{}/{}", self.shape.num_q_heads(), self.shape.num_kv_heads(), self.shape.head_dim());
         let pass = worst <= self.bound && same_decisions;
         Check {
@@ -226,7 +272,7 @@ impl Inputs {
 }
 
 /// `f64::max` would drop NaN, and a broken kernel would look perfect.
-fn worse(a: f64, b: f64) -> f64 {
+pub(super) fn worse(a: f64, b: f64) -> f64 {
     if b.is_nan() || b > a { b } else { a }
 }
 

@@ -91,13 +91,22 @@ fn decode_and_prefill_run_on_made_up_weights() {
         "attention",
         "ms_per_token",
         "bound_ms",
+        "share_of_bound",
+        "bytes_per_s",
+        "read_bandwidth",
+        "steps",
         "head_hit_rate",
         "group_hit_rate",
     ];
     for (row, mode) in rows.iter().zip(modes) {
         has_fields(row, &fields);
         assert_eq!(row["attention"], mode);
-        assert!(number(row, "ms_per_token") > 0.0 && number(row, "bound_ms") > 0.0);
+        let (step, bound) = (number(row, "ms_per_token"), number(row, "bound_ms"));
+        assert!(
+            step > 0.0 && bound > 0.0 && (number(row, "share_of_bound") * step / bound - 1.0).abs() < 1e-6,
+            "{row}"
+        );
+        assert_eq!(row["steps"], 4);
     }
     assert_eq!(rows[2]["group_hit_rate"], 1.0, "dictated hits all happen");
 

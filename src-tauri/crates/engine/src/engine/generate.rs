@@ -11,7 +11,6 @@ use super::progress::ReadingClock;
 use super::thread::{Command, Shared};
 use super::{ModelInfo, common_prefix};
 use crate::exec::Executor;
-use crate::sample::Sampler;
 use crate::text::TextModel;
 use crate::{Attention, AuditSummary, EngineError, Event, PrefillProgress, StepStats, StopReason, Summary, TokenEvent};
 
@@ -23,6 +22,7 @@ pub(super) fn generate(
     command: Command,
 ) -> Result<Summary, EngineError> {
     executor.set_attention(&command.request.attention)?;
+    executor.set_sampling(&command.request.sampling)?;
     let mut reply = Reply::new(executor, text, info, shared, command);
     let reading = reply.read();
     // Whatever happened, the cache holds whole chunks and the live ids say which.
@@ -136,11 +136,12 @@ impl<'a> Reply<'a> {
     }
 
     fn write(&mut self) -> Result<(), EngineError> {
-        let mut sampler = Sampler::new(self.command.request.sampling.clone())?;
         let mut stream = self.text.stream();
         let capacity = self.info.context_tokens;
         let most = self.command.request.max_tokens.unwrap_or(usize::MAX);
-        let mut token = sampler.choose(self.executor.logits(), &self.history)?;
+        let mut token = self.executor.choose()?;
+        // When the step on `token` was started, if it was.
+        let mut started = None;
         loop {
             if self.text.is_stop(token) {
                 self.stop = StopReason::EndOfTurn;
@@ -162,7 +163,7 @@ impl<'a> Reply<'a> {
             } else {
                 None
             };
-            let began = Instant::now();
+            let began = started.take().unwrap_or_else(Instant::now);
             let end = match end {
                 None if self.executor.decode(token, self.command.stop.flag())?.is_break() => Some(StopReason::User),
                 end => end,
@@ -173,15 +174,38 @@ impl<'a> Reply<'a> {
                 return Ok(());
             }
             self.history.push(token);
-            let next = sampler.choose(self.executor.logits(), &self.history)?;
-            let step = self.count_step(began.elapsed().as_secs_f64());
+            let next = self.executor.choose()?;
+            let ended = Instant::now();
+            let begun = if self.goes_on(next, most, capacity) {
+                started = Some(ended);
+                self.executor.begin(next)
+            } else {
+                Ok(())
+            };
+            let step = self.count_step((ended - began).as_secs_f64());
             if self.emit(TokenEvent { index, id: token, text, step: Some(step) }).is_break() {
                 self.stop = StopReason::User;
                 return Ok(());
             }
+            begun?;
             self.audit()?;
             token = next;
         }
+    }
+
+    /// Whether a step on `next` follows at once: nothing ends the reply before it, and nobody wants to look at the step
+    /// that just ran. That step is not counted yet.
+    fn goes_on(&self, next: u32, most: usize, capacity: usize) -> bool {
+        !self.text.is_stop(next)
+            && self.written.len() + 1 < most
+            && self.executor.kv_len() < capacity
+            && !self.stopped()
+            && !self.audit_due(self.totals.steps + 1)
+    }
+
+    fn audit_due(&self, steps: usize) -> bool {
+        let every = self.command.request.audit_every;
+        every > 0 && steps.is_multiple_of(every) && self.command.request.attention != Attention::Exact
     }
 
     fn emit(&mut self, token: TokenEvent) -> ControlFlow<()> {
@@ -219,7 +243,7 @@ impl<'a> Reply<'a> {
         totals.kv_bytes_read += step.kv_bytes_read;
         totals.ring_bytes += step.ring_bytes;
         totals.kv_bytes_exact += step.kv_bytes_exact;
-        if matches!(&self.command.request.attention, Attention::Mac(paper) if context_tokens < paper.min_context) {
+        if matches!(&self.command.request.attention, Attention::Mac(_)) && !searched {
             totals.exact_fallback_steps += 1;
         }
         step
@@ -227,9 +251,7 @@ impl<'a> Reply<'a> {
 
     /// Compares one group of one layer with exact attention, outside the time of steps.
     fn audit(&mut self) -> Result<(), EngineError> {
-        let every = self.command.request.audit_every;
-        let due = every > 0 && self.totals.steps.is_multiple_of(every);
-        if !due || self.command.request.attention == Attention::Exact {
+        if !self.audit_due(self.totals.steps) {
             return Ok(());
         }
         let (layer, kv_head) = self.audits.next_place();

@@ -5,13 +5,13 @@ use std::path::Path;
 
 use candle_core::quantized::GgmlDType;
 
-use super::{LoadOptions, ModelInfo};
-use crate::exec::{CandleExecutor, Executor, request_threads};
-use crate::memory::{available_bytes, plan};
+use super::{Device, DeviceKind, LoadOptions, ModelInfo};
+use crate::EngineError;
+use crate::exec::{CandleExecutor, Executor, load_cuda, request_threads};
+use crate::memory::{MemoryPlan, available_bytes, plan};
 use crate::model::{ModelSpec, spec_from_config, spec_from_gguf};
 use crate::text::TextModel;
-use crate::weights::{GgufFile, SafetensorsFiles, Source, load_weights, weights_bytes};
-use crate::{EngineError, memory};
+use crate::weights::{GgufFile, SafetensorsFiles, Source, load_weights, type_name, weights_bytes};
 
 pub(super) struct Loaded {
     pub(super) executor: Box<dyn Executor>,
@@ -29,30 +29,23 @@ pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool)
     if options.ring.slots == 0 || options.ring.band == 0 {
         return Err(EngineError::InvalidRequest("a ring without slots or band".into()));
     }
-    let Opened { source, spec, text, name } = open(&options.model, options)?;
+    let Opened { mut source, spec, text, name } = open(&options.model, options)?;
     if !progress(0.0) {
         return Err(EngineError::Cancelled);
     }
-    let weights = weights_bytes(&source, &spec);
-    let (context_tokens, memory) = plan(&spec, weights, options.context_tokens, options.ring, available_bytes())?;
-
-    let total = source.tensor_bytes().max(1) as f32;
-    let mut read = 0u64;
-    let weights = load_weights(&source, &spec, &mut |bytes| {
-        read += bytes;
-        progress((read as f32 / total).min(1.0) * READING_SHARE)
-    })?;
-    let memory = memory::MemoryPlan { weights_bytes: weights.bytes(), ..memory };
-    let mut executor = CandleExecutor::new(spec.clone(), weights, context_tokens, options.ring)?;
-    executor.warm_up(&mut |share| progress(READING_SHARE + share * (1.0 - READING_SHARE)))?;
-
+    let (executor, memory, fallback) = place(&mut source, &spec, options, progress)?;
+    let capacity = executor.capacity();
+    let on_gpu = capacity.device_memory.is_some();
     let info = ModelInfo {
         name,
         architecture: spec.architecture.name().into(),
         weights: weights_in_words(&source),
         parameters: spec.parameters(),
-        device: executor.capacity().device,
-        context_tokens,
+        device: capacity.device,
+        device_kind: if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu },
+        fallback,
+        device_memory: capacity.device_memory,
+        context_tokens: capacity.context_tokens,
         max_context_tokens: spec.max_context_tokens,
         layers: spec.layers,
         num_q_heads: spec.num_q_heads,
@@ -60,7 +53,52 @@ pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool)
         head_dim: spec.head_dim,
         memory,
     };
-    Ok(Loaded { executor: Box::new(executor), text, info })
+    Ok(Loaded { executor, text, info })
+}
+
+type Placed = (Box<dyn Executor>, MemoryPlan, Option<String>);
+
+/// Reads the weights to the device that was asked for; with [`Device::Auto`] to the GPU if one serves. The last of the
+/// result is why it does not.
+fn place(
+    source: &mut Source,
+    spec: &ModelSpec,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32) -> bool,
+) -> Result<Placed, EngineError> {
+    let fallback =
+        match options.device {
+            Device::Cpu => None,
+            Device::Cuda | Device::Auto => match load_cuda(source, spec, options, progress) {
+                Ok((executor, memory)) => return Ok((executor, memory, None)),
+                Err(
+                    error @ (EngineError::NoGpu { .. } | EngineError::OutOfMemory { .. } | EngineError::Gpu { .. }),
+                ) if options.device == Device::Auto => Some(error.to_string()),
+                Err(error) => return Err(error),
+            },
+        };
+    let (executor, memory) = load_cpu(source, spec, options, progress)?;
+    Ok((Box::new(executor), memory, fallback))
+}
+
+fn load_cpu(
+    source: &Source,
+    spec: &ModelSpec,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32) -> bool,
+) -> Result<(CandleExecutor, MemoryPlan), EngineError> {
+    let weights = weights_bytes(source, spec);
+    let (context_tokens, memory) = plan(spec, weights, options.context_tokens, options.ring, available_bytes())?;
+    let total = source.tensor_bytes().max(1) as f32;
+    let mut read = 0u64;
+    let weights = load_weights(source, spec, &mut |bytes| {
+        read += bytes;
+        progress((read as f32 / total).min(1.0) * READING_SHARE)
+    })?;
+    let memory = MemoryPlan { weights_bytes: weights.bytes(), ..memory };
+    let mut executor = CandleExecutor::new(spec.clone(), weights, context_tokens, options.ring)?;
+    executor.warm_up(&mut |share| progress(READING_SHARE + share * (1.0 - READING_SHARE)))?;
+    Ok((executor, memory))
 }
 
 struct Opened {
@@ -119,13 +157,5 @@ fn weights_in_words(source: &Source) -> String {
             bytes.into_iter().max_by_key(|(_, bytes)| *bytes).map(|(dtype, _)| dtype)
         }
     };
-    match dtype {
-        Some(GgmlDType::Q2K) => "Q2_K".into(),
-        Some(GgmlDType::Q3K) => "Q3_K".into(),
-        Some(GgmlDType::Q4K) => "Q4_K".into(),
-        Some(GgmlDType::Q5K) => "Q5_K".into(),
-        Some(GgmlDType::Q6K) => "Q6_K".into(),
-        Some(other) => format!("{other:?}"),
-        None => "none".into(),
-    }
+    dtype.map_or_else(|| "none".into(), type_name)
 }

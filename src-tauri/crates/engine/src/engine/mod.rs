@@ -9,13 +9,34 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mac_attention::RingLayout;
 
 use crate::text::TextModel;
 use crate::{Attention, EngineError, Event, Message, Request};
 use thread::{Command, Shared};
+
+/// Where a model is to live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Device {
+    /// An NVIDIA GPU where one is usable and the model fits, else the processor; [`ModelInfo::fallback`] says why.
+    #[default]
+    Auto,
+    /// The processor.
+    Cpu,
+    /// An NVIDIA GPU or an error.
+    Cuda,
+}
+
+/// Where a model lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DeviceKind {
+    /// The processor and the machine's memory.
+    Cpu,
+    /// An NVIDIA GPU and its memory.
+    Cuda,
+}
 
 /// What to load and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -31,6 +52,8 @@ pub struct LoadOptions {
     pub ring: RingLayout,
     /// How safetensors weights are held; GGUF keeps the file's types.
     pub precision: crate::weights::Precision,
+    /// Where the model is to live.
+    pub device: Device,
 }
 
 /// What was loaded.
@@ -44,8 +67,14 @@ pub struct ModelInfo {
     pub weights: String,
     /// Parameters.
     pub parameters: u64,
-    /// Device in words, for example `CPU, 2 threads, AVX-512`.
+    /// Device in words, for example `CPU, 2 threads, AVX-512` or `NVIDIA H200, CUDA, sm_90a kernels`.
     pub device: String,
+    /// Where the model lives.
+    pub device_kind: DeviceKind,
+    /// Why the processor serves although a GPU would have been taken ([`Device::Auto`]); `None` otherwise.
+    pub fallback: Option<String>,
+    /// Memory of the GPU as it was when the model was ready; `None` on the processor.
+    pub device_memory: Option<crate::exec::DeviceMemory>,
     /// Context reserved, in tokens.
     pub context_tokens: usize,
     /// The model's own limit.
@@ -127,6 +156,23 @@ impl Engine {
             Ok(Err(e)) => Err(e),
             Err(_) => Err(EngineError::Internal("the engine thread ended while loading".into())),
         }
+    }
+
+    /// Gives the handle back and waits, at most `within`, until the model's memory is free, so that another fits. `false`
+    /// if it is not by then, as while other handles or a generation live.
+    pub fn close(self, within: Duration) -> bool {
+        /// Unloading takes longer than this, and nobody sees so short a wait.
+        const LOOK_EVERY: Duration = Duration::from_millis(2);
+        let Self { commands, shared, .. } = self;
+        drop(commands);
+        let until = Instant::now() + within;
+        while !shared.freed.load(Ordering::Acquire) {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(LOOK_EVERY);
+        }
+        true
     }
 
     /// What was loaded.

@@ -19,8 +19,10 @@ pub(super) struct Shared {
     pub(super) live: Mutex<Vec<u32>>,
     /// A generation runs.
     pub(super) busy: AtomicBool,
-    /// The thread is gone.
+    /// Nothing more will be generated.
     pub(super) ended: AtomicBool,
+    /// The thread is gone, and the model's memory is free.
+    pub(super) freed: AtomicBool,
 }
 
 /// One generation, checked and tokenised.
@@ -43,7 +45,8 @@ pub(super) fn run(
     inbox: &Receiver<Command>,
     shared: &Shared,
 ) {
-    let _ended = SetOnDrop(&shared.ended);
+    // Declared first, so it happens after the model has been dropped.
+    let _ended = EndOnDrop(shared);
     let loaded = catch_unwind(AssertUnwindSafe(|| load(options, &mut progress)))
         .unwrap_or_else(|panic| Err(EngineError::Internal(panic_text(&*panic))));
     // It may hold a channel whose other end waits for the end of loading.
@@ -84,11 +87,12 @@ fn serve(executor: &mut dyn Executor, text: &TextModel, info: &ModelInfo, inbox:
     }
 }
 
-struct SetOnDrop<'a>(&'a AtomicBool);
+struct EndOnDrop<'a>(&'a Shared);
 
-impl Drop for SetOnDrop<'_> {
+impl Drop for EndOnDrop<'_> {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
+        self.0.ended.store(true, Ordering::Release);
+        self.0.freed.store(true, Ordering::Release);
     }
 }
 
@@ -124,7 +128,7 @@ mod tests {
             &self.spec
         }
         fn capacity(&self) -> Capacity {
-            Capacity { context_tokens: 100, device: "none".into() }
+            Capacity { context_tokens: 100, device: "none".into(), device_memory: None }
         }
         fn kv_len(&self) -> usize {
             0
@@ -145,8 +149,14 @@ mod tests {
         fn decode(&mut self, _: u32, _: &AtomicBool) -> Result<ControlFlow<()>, EngineError> {
             Ok(ControlFlow::Continue(()))
         }
-        fn logits(&self) -> &[f32] {
-            &[]
+        fn set_sampling(&mut self, _: &Sampling) -> Result<(), EngineError> {
+            Ok(())
+        }
+        fn choose(&mut self) -> Result<u32, EngineError> {
+            Ok(0)
+        }
+        fn logits(&mut self) -> Result<&[f32], EngineError> {
+            Ok(&[])
         }
         fn counters(&self) -> &[Counters] {
             &[]
@@ -166,6 +176,9 @@ mod tests {
             weights: "none".into(),
             parameters: 0,
             device: "none".into(),
+            device_kind: crate::DeviceKind::Cpu,
+            fallback: None,
+            device_memory: None,
             context_tokens: 100,
             max_context_tokens: 100,
             layers: spec.layers,

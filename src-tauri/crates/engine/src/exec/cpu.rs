@@ -4,15 +4,14 @@ use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use mac_attention::{
-    Audit, Counters, DecodeAttention, Parallel, Pattern, Policy, PrefillAttention, Query, Ring, RingLayout,
-};
+use mac_attention::{Audit, Counters, DecodeAttention, Parallel, Policy, PrefillAttention, Query, Ring, RingLayout};
 
 use super::layer::{Rows, Scratch, finish_layer, norm_rows, output, split_heads};
 use super::pace::Pace;
 use super::pool::CandlePool;
-use super::{Capacity, Executor, KvCache, ops};
+use super::{Capacity, Executor, KvCache, check_tokens, layer_policy, ops};
 use crate::model::{ModelSpec, RopeAngles};
+use crate::sample::{Sampler, Sampling};
 use crate::weights::{Precision, Projection, Weights, random_weights};
 use crate::{Attention, EngineError};
 
@@ -36,6 +35,9 @@ pub struct CandleExecutor {
     step_outputs: Vec<Vec<f32>>,
     counters: Vec<Counters>,
     logits: Vec<f32>,
+    /// Tokens in the cache.
+    tokens: Vec<u32>,
+    sampler: Sampler,
 }
 
 impl CandleExecutor {
@@ -62,6 +64,8 @@ impl CandleExecutor {
             step_outputs: vec![vec![0.0; spec.q_width()]; spec.layers],
             counters: vec![Counters::default(); spec.layers],
             logits: Vec::new(),
+            tokens: Vec::new(),
+            sampler: Sampler::new(Sampling::default())?,
             weights,
             spec,
         })
@@ -104,14 +108,7 @@ impl CandleExecutor {
     }
 
     fn check_tokens(&self, tokens: &[u32]) -> Result<(), EngineError> {
-        let room = self.kv.capacity() - self.kv_len;
-        if tokens.is_empty() || tokens.len() > room {
-            return Err(EngineError::InvalidRequest(format!("{} tokens into room for {room}", tokens.len())));
-        }
-        match tokens.iter().find(|id| **id as usize >= self.spec.vocab) {
-            Some(id) => Err(EngineError::InvalidRequest(format!("token {id} of a vocabulary of {}", self.spec.vocab))),
-            None => Ok(()),
-        }
+        check_tokens(tokens, self.kv.capacity() - self.kv_len, self.spec.vocab)
     }
 
     /// Whether the chunk was finished; if not, the cache is as before.
@@ -212,21 +209,6 @@ impl CandleExecutor {
     }
 }
 
-/// The policy of one layer; layers draw apart from each other.
-fn layer_policy(attention: &Attention, layer: usize) -> Policy {
-    match attention {
-        Attention::Exact => Policy::Exact,
-        Attention::Mac(paper) => Policy::Paper(paper.clone()),
-        Attention::Forced(forced) => {
-            let mut forced = forced.clone();
-            if let Pattern::Random { seed, .. } = &mut forced.pattern {
-                *seed = seed.wrapping_add((layer as u64).wrapping_mul(0x9E37_79B9_7F4A_7C15));
-            }
-            Policy::Forced(forced)
-        }
-    }
-}
-
 impl Executor for CandleExecutor {
     fn spec(&self) -> &ModelSpec {
         &self.spec
@@ -238,6 +220,7 @@ impl Executor for CandleExecutor {
         Capacity {
             context_tokens: self.kv.capacity(),
             device: format!("CPU, {threads} thread{plural}, {}", instruction_set()),
+            device_memory: None,
         }
     }
 
@@ -248,6 +231,7 @@ impl Executor for CandleExecutor {
     fn truncate(&mut self, len: usize) {
         if len < self.kv_len {
             self.kv_len = len;
+            self.tokens.truncate(len);
             self.drop_unfinished();
         }
     }
@@ -258,6 +242,11 @@ impl Executor for CandleExecutor {
             policy.check(self.spec.num_q_heads)?;
             *slot = policy;
         }
+        Ok(())
+    }
+
+    fn set_sampling(&mut self, sampling: &Sampling) -> Result<(), EngineError> {
+        self.sampler = Sampler::new(sampling.clone())?;
         Ok(())
     }
 
@@ -285,6 +274,7 @@ impl Executor for CandleExecutor {
                 }
             }
             self.kv_len += chunk.len();
+            self.tokens.extend_from_slice(chunk);
             self.pace.measured(chunk.len(), began.elapsed());
             if tick(self.kv_len).is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -299,6 +289,7 @@ impl Executor for CandleExecutor {
         match self.step(token, cancel) {
             Ok(true) => {
                 self.kv_len += 1;
+                self.tokens.push(token);
                 Ok(ControlFlow::Continue(()))
             }
             Ok(false) => {
@@ -312,8 +303,12 @@ impl Executor for CandleExecutor {
         }
     }
 
-    fn logits(&self) -> &[f32] {
-        &self.logits
+    fn choose(&mut self) -> Result<u32, EngineError> {
+        self.sampler.choose(&self.logits, &self.tokens)
+    }
+
+    fn logits(&mut self) -> Result<&[f32], EngineError> {
+        Ok(&self.logits)
     }
 
     fn counters(&self) -> &[Counters] {

@@ -3,7 +3,7 @@
 use super::{Architecture, ModelSpec, Rope, RopeScaling};
 
 /// Names that [`named_shape`] knows.
-pub const SHAPES: [&str; 4] = ["demo", "llama-3.2-1b", "llama-3.1-8b", "qwen3-4b"];
+pub const SHAPES: [&str; 5] = ["demo", "llama-3.2-1b", "llama-3.1-8b", "qwen3-4b", "qwen3-8b"];
 
 fn llama3(factor: f64) -> Rope {
     Rope {
@@ -48,6 +48,17 @@ pub fn named_shape(name: &str) -> Option<ModelSpec> {
             vocab: 151_936,
             ..qwen3
         },
+        "qwen3-8b" => ModelSpec {
+            layers: 36,
+            d_model: 4096,
+            num_q_heads: 32,
+            num_kv_heads: 8,
+            head_dim: 128,
+            d_ff: 12_288,
+            vocab: 151_936,
+            tied_embeddings: false,
+            ..qwen3
+        },
         "llama-3.2-1b" => ModelSpec {
             architecture: Architecture::Llama,
             layers: 16,
@@ -89,7 +100,7 @@ mod tests {
     fn every_name_has_a_sound_shape_of_about_its_size() {
         let billions: Vec<f64> =
             SHAPES.iter().map(|n| named_shape(n).unwrap().check().unwrap().parameters() as f64 / 1e9).collect();
-        for (got, want) in billions.iter().zip([0.028, 1.24, 8.03, 4.02]) {
+        for (got, want) in billions.iter().zip([0.028, 1.24, 8.03, 4.02, 8.19]) {
             assert!((got / want - 1.0).abs() < 0.02, "{got} against {want}");
         }
         assert!(named_shape("gpt-5").is_none());

@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use candle_core::quantized::GgmlDType;
 use candle_core::quantized::gguf_file::Value;
 
+#[cfg(feature = "cuda")]
+use super::MatrixReader;
 use super::header::HeaderReader;
 use super::matrix::AlignedBytes;
 use super::{READ_STEP, RawMatrix, ReadTick, bad_file, io_error};
@@ -182,6 +184,13 @@ impl GgufFile {
         let record = self.need(name, rows, cols)?;
         let bytes = self.read(record, tick)?;
         Ok(RawMatrix::new(record.dtype, rows, cols, bytes).narrow_bf16())
+    }
+
+    /// A matrix to be read in steps, in the file's type and order.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn open_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<MatrixReader<'_>, EngineError> {
+        let record = self.need(name, rows, cols)?;
+        MatrixReader::new(&self.path, &self.file, record.offset, record.dtype, rows, cols)
     }
 
     /// A vector in f32.

@@ -96,6 +96,31 @@ impl RawMatrix {
         Self { dtype: GgmlDType::F32, bytes: AlignedBytes::copied(bytemuck::cast_slice(&values)), ..self }
     }
 
+    /// Block type.
+    pub fn dtype(&self) -> GgmlDType {
+        self.dtype
+    }
+
+    /// The rows one after another.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
+        self.bytes.as_slice().to_vec()
+    }
+
+    /// Every element in bf16, as bytes; some rows at a time, so that a large matrix is never held in f32.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn to_bf16(&self) -> Result<Vec<u8>, EngineError> {
+        let mut bytes = Vec::with_capacity(self.rows * self.cols * size_of::<bf16>());
+        let step = ((1 << 22) / self.cols.max(1)).max(1);
+        for begin in (0..self.rows).step_by(step) {
+            let some = self.qtensor(begin..self.rows.min(begin + step))?.dequantize(&Device::Cpu)?;
+            for value in some.flatten_all()?.to_vec1::<f32>()? {
+                bytes.extend_from_slice(&bf16::from_f32(value).to_le_bytes());
+            }
+        }
+        Ok(bytes)
+    }
+
     /// Every element in f32.
     pub fn to_f32(&self) -> Result<Vec<f32>, EngineError> {
         let storage = QStorage::from_data(Cow::Borrowed(self.bytes.as_slice()), &Device::Cpu, self.dtype)?;

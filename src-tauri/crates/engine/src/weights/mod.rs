@@ -6,6 +6,8 @@ mod header;
 mod matrix;
 mod names;
 mod random;
+#[cfg(feature = "cuda")]
+mod reader;
 mod safetensors;
 
 pub use assemble::{LayerWeights, Weights, load_weights, weights_bytes};
@@ -13,6 +15,8 @@ pub use gguf::{GgufFile, TensorRecord};
 pub use matrix::{Projection, RawMatrix};
 pub use names::{LayerPart, Part};
 pub use random::random_weights;
+#[cfg(feature = "cuda")]
+pub(crate) use reader::MatrixReader;
 pub use safetensors::SafetensorsFiles;
 
 use std::path::Path;
@@ -93,6 +97,33 @@ impl Source {
         }
     }
 
+    /// A matrix to be read in steps, as the file holds it: rows of heads may stand in pairs, see
+    /// [`Part::interleaved_heads`].
+    #[cfg(feature = "cuda")]
+    pub(crate) fn open_matrix(&self, part: Part, rows: usize, cols: usize) -> Result<MatrixReader<'_>, EngineError> {
+        match self {
+            Self::Gguf(file) => file.open_matrix(&part.gguf_name(), rows, cols),
+            Self::Safetensors { files, .. } => files.open_matrix(&part.hf_name(), rows, cols),
+        }
+    }
+
+    /// A matrix in the file's type with its rows in the order the decoder expects.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn raw_matrix(
+        &self,
+        part: Part,
+        rows: usize,
+        cols: usize,
+        spec: &ModelSpec,
+        tick: &mut ReadTick<'_>,
+    ) -> Result<RawMatrix, EngineError> {
+        let mut matrix = self.open_matrix(part, rows, cols)?.read_whole(tick)?;
+        if let (Self::Gguf(_), Some(heads)) = (self, part.interleaved_heads(spec)) {
+            matrix.unpermute_heads(heads)?;
+        }
+        Ok(matrix)
+    }
+
     /// A vector in f32.
     pub fn vector(
         &self,
@@ -127,6 +158,18 @@ impl Source {
             Self::Gguf(file) => file.path(),
             Self::Safetensors { files, .. } => files.path(),
         }
+    }
+}
+
+/// A type as model files are named by it.
+pub(crate) fn type_name(dtype: GgmlDType) -> String {
+    match dtype {
+        GgmlDType::Q2K => "Q2_K".into(),
+        GgmlDType::Q3K => "Q3_K".into(),
+        GgmlDType::Q4K => "Q4_K".into(),
+        GgmlDType::Q5K => "Q5_K".into(),
+        GgmlDType::Q6K => "Q6_K".into(),
+        other => format!("{other:?}"),
     }
 }
 

@@ -97,7 +97,7 @@ impl Part {
 
     /// Heads of a Q or K tensor whose rows a llama-architecture GGUF stores in pairs (`x0`, `x_half`, `x1`, …), for
     /// rotating neighbours; every other file stores halves.
-    pub(super) fn interleaved_heads(self, spec: &ModelSpec) -> Option<usize> {
+    pub(crate) fn interleaved_heads(self, spec: &ModelSpec) -> Option<usize> {
         if spec.architecture != Architecture::Llama {
             return None;
         }

@@ -10,6 +10,8 @@ use candle_core::{Device, Tensor};
 use half::{bf16, f16};
 use safetensors::tensor::{Dtype, Metadata};
 
+#[cfg(feature = "cuda")]
+use super::MatrixReader;
 use super::matrix::AlignedBytes;
 use super::{READ_STEP, RawMatrix, ReadTick, bad_file, io_error};
 use crate::EngineError;
@@ -203,6 +205,34 @@ impl SafetensorsFiles {
         };
         self.stream(record, cols, &mut take, tick)?;
         Ok(RawMatrix::new(dtype, rows, cols, bytes))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl SafetensorsFiles {
+    /// A matrix to be read in steps, in the file's type and order.
+    pub(crate) fn open_matrix(&self, name: &str, rows: usize, cols: usize) -> Result<MatrixReader<'_>, EngineError> {
+        let record = self.need(name, &[rows, cols])?;
+        let dtype = match record.dtype {
+            Dtype::F16 => GgmlDType::F16,
+            Dtype::BF16 => GgmlDType::BF16,
+            _ => GgmlDType::F32,
+        };
+        let Shard { path, file } = &self.shards[record.shard];
+        MatrixReader::new(path, file, record.begin, dtype, rows, cols)
+    }
+
+    /// The type that most matrix bytes of the files have, of those that are served.
+    pub(crate) fn main_dtype(&self) -> GgmlDType {
+        let bytes = |wanted| self.tensors.values().filter(|t| t.dtype == wanted).map(|t| t.bytes).sum::<usize>();
+        let (bf16, f16, f32) = (bytes(Dtype::BF16), bytes(Dtype::F16), bytes(Dtype::F32));
+        if bf16 >= f16.max(f32) {
+            GgmlDType::BF16
+        } else if f16 >= f32 {
+            GgmlDType::F16
+        } else {
+            GgmlDType::F32
+        }
     }
 }
 

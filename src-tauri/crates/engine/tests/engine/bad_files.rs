@@ -142,6 +142,7 @@ fn missing_metadata_are_named() {
         threads: None,
         ring: RingLayout::default(),
         precision: Precision::Auto,
+        device: reprise_engine::Device::Cpu,
     };
     let error = Engine::load(options(&path), |_| true).expect_err("no sizes");
     assert!(why(&error).contains("qwen3.context_length"), "{error}");
@@ -212,6 +213,7 @@ fn a_model_larger_than_the_memory_is_refused_before_it_is_read() {
         threads: None,
         ring: RingLayout::default(),
         precision: Precision::Auto,
+        device: reprise_engine::Device::Cpu,
     };
     match Engine::load(options, |_| true) {
         Err(EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits: 0 }) => {

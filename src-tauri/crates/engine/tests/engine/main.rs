@@ -1,7 +1,9 @@
 //! The engine from the outside. One binary, as every test wants the same model, the same threads and a quiet clock.
 //!
 //! `golden`: the demo model against an independent float32 pass. `oracle`: the decoder against candle-transformers.
-//! `generation`: caching, stopping, reuse, refusals. `bad_files`: damaged and hostile model files.
+//! `generation`: caching, stopping, reuse, refusals. `bad_files`: damaged and hostile model files. `cuda`: the GPU against
+//! the processor, and `soak`: thousands of steps on it; without a GPU both say so and pass, unless
+//! `REPRISE_GPU_TESTS=required`. `REPRISE_TEST_DEVICE=cuda` runs the others' demo model on the GPU.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -10,7 +12,12 @@
 )]
 
 mod bad_files;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod generation;
 mod golden;
 mod oracle;
+#[cfg(feature = "cuda")]
+mod soak;
 mod support;
+mod tiny;

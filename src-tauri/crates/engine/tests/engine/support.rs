@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mac_attention::RingLayout;
 use reprise_engine::weights::Precision;
 use reprise_engine::{
-    Attention, Engine, Event, Generation, LoadOptions, Message, PrefillProgress, Request, Role, Sampling, Summary,
-    TokenEvent,
+    Attention, Device, Engine, Event, Generation, LoadOptions, Message, PrefillProgress, Request, Role, Sampling,
+    Summary, TokenEvent,
 };
 
 /// One engine at a time: all share the threads, and some tests look at the clock.
@@ -21,8 +21,18 @@ pub(crate) fn root() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../..")
 }
 
+/// In the repository, or where `REPRISE_DEMO_MODEL` says.
 pub(crate) fn demo_gguf() -> PathBuf {
-    root().join("assets/demo-model/demo-q8_0.gguf")
+    let named = std::env::var_os("REPRISE_DEMO_MODEL").map(PathBuf::from);
+    named.unwrap_or_else(|| root().join("assets/demo-model/demo-q8_0.gguf"))
+}
+
+/// Where the demo model lives in these tests: on the processor, or on a GPU with `REPRISE_TEST_DEVICE=cuda`.
+pub(crate) fn device() -> Device {
+    match std::env::var("REPRISE_TEST_DEVICE").as_deref() {
+        Ok("cuda") => Device::Cuda,
+        _ => Device::Cpu,
+    }
 }
 
 pub(crate) fn options(model: PathBuf) -> LoadOptions {
@@ -32,6 +42,7 @@ pub(crate) fn options(model: PathBuf) -> LoadOptions {
         threads: None,
         ring: RingLayout::default(),
         precision: Precision::F32,
+        device: device(),
     }
 }
 

@@ -1,0 +1,81 @@
+// The input of a product: normalised on the way into shared memory, and quantised for block types.
+#pragma once
+
+#include "weight_units.cuh"
+
+// x * norm of quads `first`, `first + step`, ... into `v`; zeros beyond the end. The factor 1 / rms is left to the end of the product,
+// which is linear; `sum` gets the squares this thread saw.
+template <int kCount>
+__device__ inline void weighted(const MatvecArgs& args, int first, int step, float4 (&v)[kCount], float& sum) {
+    const int quads = args.cols / 4;
+    const auto load = [&](int j) { return first + j * step < quads ? __ldcg(reinterpret_cast<const float4*>(args.x) + first + j * step) : float4{0, 0, 0, 0}; };
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) v[j] = load(j);
+    if (args.norm == nullptr) return;
+#pragma unroll
+    for (int j = 0; j < kCount; ++j) {
+        if (first + j * step >= quads) break;
+        const float4 w = __ldg(reinterpret_cast<const float4*>(args.norm) + first + j * step), x = v[j];
+        sum = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, sum))));
+        v[j] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
+    }
+}
+
+template <int kType>
+__device__ float place_dense(const MatvecArgs& args, float4* to) {
+    constexpr int kCount = 8;  // loads under way
+    const int all = rounded_up(args.cols, 256) / 4, step = blockDim.x;
+    float sum = 0;
+    for (int i = threadIdx.x; i < all; i += kCount * step) {
+        float4 v[kCount];
+        weighted(args, i, step, v, sum);
+#pragma unroll
+        for (int j = 0; j < kCount; ++j)
+            if (i + j * step < all) to[Unit<kType>::input_place(i + j * step)] = v[j];
+    }
+    return sum;
+}
+
+__device__ inline float largest_of(float4 v) { return max_or_nan(max_or_nan(fabsf(v.x), fabsf(v.y)), max_or_nan(fabsf(v.z), fabsf(v.w))); }
+
+// To the nearest of -127..127: adding 1.5 * 2^23 leaves the quant in the lowest byte, without a conversion.
+__device__ inline unsigned quants_of(float4 v, float inverse) {
+    const auto rounded = [&](float x) { return __float_as_uint(fmaf(x, inverse, 12582912.0f)); };
+    const unsigned low = __byte_perm(rounded(v.x), rounded(v.y), 0x0040), high = __byte_perm(rounded(v.z), rounded(v.w), 0x0040);
+    return __byte_perm(low, high, 0x5410);
+}
+
+// Eight elements of a group that four lanes share.
+__device__ inline void quantise(float4 a, float4 b, int eighth, uint2* low, uint2* high, QuantisedGroup* groups) {
+    constexpr float kSmallest = 1e-30f;  // below it the inverse would overflow
+    float largest = max_or_nan(largest_of(a), largest_of(b));
+    largest = max_or_nan(largest, __shfl_xor_sync(kFullWarp, largest, 1));
+    largest = max_or_nan(largest, __shfl_xor_sync(kFullWarp, largest, 2));
+    const float inverse = largest > kSmallest ? 127 * __frcp_rn(largest) : 0;
+    const uint2 quants{quants_of(a, inverse), quants_of(b, inverse)};
+    int sum = dot4(quants.x, 0x01010101, dot4(quants.y, 0x01010101, 0));
+    sum += __shfl_xor_sync(kFullWarp, sum, 1);
+    const int other = __shfl_xor_sync(kFullWarp, sum, 2);
+    const int group = eighth / 4, within = eighth % 4;
+    (within < 2 ? low : high)[group * 2 + within % 2] = quants;
+    if (within == 0) groups[group] = {largest * (1.0f / 127), static_cast<short>(sum + other), static_cast<short>(sum)};
+}
+
+__device__ inline float place_quantised(const MatvecArgs& args, unsigned char* to) {
+    constexpr int kCount = 4;  // pairs of loads under way
+    const int all = rounded_up(args.cols, 1024) / 8, step = blockDim.x;
+    uint2* low = reinterpret_cast<uint2*>(to);
+    uint2* high = reinterpret_cast<uint2*>(to + high_plane(args.cols));
+    QuantisedGroup* groups = reinterpret_cast<QuantisedGroup*>(to + group_plane(args.cols));
+    float sum = 0;
+    for (int i = threadIdx.x; i < all; i += kCount * step) {
+        float4 a[kCount], b[kCount];
+        weighted(args, 2 * i, 2 * step, a, sum);
+        weighted(args, 2 * i + 1, 2 * step, b, sum);
+        // `all` and the step are multiples of 32: whole warps go on or stop.
+#pragma unroll
+        for (int j = 0; j < kCount; ++j)
+            if (i + j * step < all) quantise(a[j], b[j], i + j * step, low, high, groups);
+    }
+    return sum;
+}

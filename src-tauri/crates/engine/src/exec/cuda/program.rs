@@ -1,0 +1,258 @@
+//! The step program: every launch of a decode step, planned once over buffers that never move.
+
+use mac_attention::cuda::{CudaAttention, CudaStep, DeviceBuffer, Gpu};
+
+use super::abi::{HeadsArgs, decode_state};
+use super::kernels::{Kernels, RopeArgs};
+use super::kv::DeviceKv;
+use super::matrix::DeviceProjection;
+use super::matvec::{Around, MatvecLaunch};
+use super::sampler::DeviceSampler;
+use super::weights::{DeviceLayer, DeviceWeights};
+use crate::EngineError;
+use crate::model::ModelSpec;
+
+/// Activations of one token.
+#[derive(Debug)]
+pub(super) struct StepBuffers {
+    /// Residual stream, `[d_model]`.
+    x: DeviceBuffer<f32>,
+    /// `[q_width + 2 kv_width]`.
+    qkv: DeviceBuffer<f32>,
+    /// bf16 `[q_width]`.
+    q_pre: DeviceBuffer<u16>,
+    /// bf16 `[layers, q_width]`: kept for audits.
+    q_rot: DeviceBuffer<u16>,
+    /// `[layers, q_width]`: kept for audits.
+    attended: DeviceBuffer<f32>,
+    /// `[2 d_ff]`, where gate and up cannot be one product.
+    gate_up: DeviceBuffer<f32>,
+    /// `[d_ff]`.
+    activated: DeviceBuffer<f32>,
+    /// `[vocab]`.
+    pub(super) logits: DeviceBuffer<f32>,
+    /// `[head_dim / 2]`.
+    cos: DeviceBuffer<f32>,
+    sin: DeviceBuffer<f32>,
+    /// `[head_dim / 2]`.
+    pub(super) inv_freq: DeviceBuffer<f64>,
+}
+
+impl StepBuffers {
+    pub(super) fn new(gpu: &Gpu, spec: &ModelSpec) -> Result<Self, EngineError> {
+        let (q, kv, half) = (spec.q_width(), spec.kv_width(), spec.head_dim / 2);
+        Ok(Self {
+            x: gpu.alloc_zeroed(spec.d_model)?,
+            qkv: gpu.alloc_zeroed(q + 2 * kv)?,
+            q_pre: gpu.alloc_zeroed(q)?,
+            q_rot: gpu.alloc_zeroed(spec.layers * q)?,
+            attended: gpu.alloc_zeroed(spec.layers * q)?,
+            gate_up: gpu.alloc_zeroed(2 * spec.d_ff)?,
+            activated: gpu.alloc_zeroed(spec.d_ff)?,
+            logits: gpu.alloc_zeroed(spec.vocab)?,
+            cos: gpu.alloc_zeroed(half)?,
+            sin: gpu.alloc_zeroed(half)?,
+            inv_freq: gpu.upload(&spec.rope.inv_freq(spec.head_dim))?,
+        })
+    }
+}
+
+/// Launches of one layer.
+#[derive(Debug)]
+struct LayerProgram {
+    qkv: Vec<MatvecLaunch>,
+    heads: HeadsArgs,
+    attention: CudaStep,
+    output: Vec<MatvecLaunch>,
+    gate_up: Vec<MatvecLaunch>,
+    /// Gate and up come out apart.
+    gated_apart: bool,
+    down: Vec<MatvecLaunch>,
+}
+
+/// A decode step.
+#[derive(Debug)]
+pub(super) struct Program {
+    layers: Vec<LayerProgram>,
+    head: Vec<MatvecLaunch>,
+    angles: RopeArgs,
+    width: usize,
+}
+
+/// How a step attends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum StepKind {
+    /// By each layer's policy.
+    Policy,
+    /// Exact, with ring entries kept for later.
+    Rest,
+    /// Exact, and nothing else.
+    Exact,
+}
+
+/// What a step runs over beside its program.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct StepParts<'a> {
+    pub(super) kernels: &'a Kernels,
+    pub(super) weights: &'a DeviceWeights,
+    pub(super) attention: &'a CudaAttention,
+    pub(super) sampler: &'a DeviceSampler,
+    pub(super) buffers: &'a StepBuffers,
+}
+
+impl Program {
+    pub(super) fn new(
+        kernels: &Kernels,
+        spec: &ModelSpec,
+        weights: &DeviceWeights,
+        kv: &DeviceKv,
+        buffers: &StepBuffers,
+        state: &DeviceBuffer<u32>,
+    ) -> Result<Self, EngineError> {
+        let planner = Planner { kernels, spec, kv, buffers, position: state.address_of(decode_state::POSITION) };
+        let layers =
+            weights.layers.iter().enumerate().map(|(i, layer)| planner.layer(i, layer)).collect::<Result<_, _>>()?;
+        let norm = Around { norm: weights.final_norm.address(), eps: spec.norm_eps, ..Around::default() };
+        Ok(Self {
+            layers,
+            head: kernels.plan_matvec(weights.head(), buffers.x.address(), buffers.logits.address(), norm)?,
+            angles: RopeArgs {
+                inv_freq: buffers.inv_freq.address(),
+                factor: spec.rope.attention_factor(),
+                half: spec.head_dim / 2,
+                position: planner.position,
+                begin: 0,
+                cos: buffers.cos.address(),
+                sin: buffers.sin.address(),
+                count: 1,
+            },
+            width: spec.d_ff,
+        })
+    }
+
+    /// Puts one step into the stream, or into the graph that is being captured.
+    ///
+    /// # Safety
+    /// The parts are those it was planned for, K and V have memory for the token at the cursor, and nothing else of this
+    /// model is under way outside the stream.
+    pub(super) unsafe fn enqueue(&self, parts: StepParts<'_>, kind: StepKind) -> Result<(), EngineError> {
+        let StepParts { kernels, weights, attention, sampler, buffers } = parts;
+        // SAFETY: all addresses are of buffers that the executor owns as long as its graph; sizes were taken from the
+        // same spec when they were allocated.
+        unsafe {
+            attention.advance()?;
+            for table in &weights.embedding.parts {
+                let sizes = [table.rows, table.cols, 1];
+                let token = sampler.state.address_of(decode_state::TOKEN);
+                kernels.embed(table.weight_type, table.data.address(), sizes, token, buffers.x.address())?;
+            }
+            kernels.rope_angles(self.angles)?;
+            for (index, layer) in self.layers.iter().enumerate() {
+                for launch in &layer.qkv {
+                    kernels.matvec(launch)?;
+                }
+                kernels.split_heads(layer.heads)?;
+                match kind {
+                    StepKind::Policy => attention.step(index, &layer.attention)?,
+                    StepKind::Rest => attention.step_resting(index, &layer.attention)?,
+                    StepKind::Exact => attention.step_exact(index, &layer.attention)?,
+                }
+                for launch in layer.output.iter().chain(&layer.gate_up) {
+                    kernels.matvec(launch)?;
+                }
+                if layer.gated_apart {
+                    kernels.silu_row(buffers.gate_up.address(), buffers.activated.address(), self.width)?;
+                }
+                for launch in &layer.down {
+                    kernels.matvec(launch)?;
+                }
+            }
+            self.enqueue_logits(kernels)?;
+            sampler.enqueue(kernels, buffers.logits.address())?;
+            attention.queue_report()?;
+        }
+        Ok(())
+    }
+
+    /// The output matrix over what stands in the residual stream.
+    unsafe fn enqueue_logits(&self, kernels: &Kernels) -> Result<(), EngineError> {
+        for launch in &self.head {
+            // SAFETY: as for `enqueue`.
+            unsafe { kernels.matvec(launch)? };
+        }
+        Ok(())
+    }
+
+    /// Where a layer's queries and output stand, for audits.
+    pub(super) fn attention_step(&self, layer: usize) -> CudaStep {
+        self.layers[layer].attention
+    }
+}
+
+struct Planner<'a> {
+    kernels: &'a Kernels,
+    spec: &'a ModelSpec,
+    kv: &'a DeviceKv,
+    buffers: &'a StepBuffers,
+    position: u64,
+}
+
+impl Planner<'_> {
+    fn layer(&self, index: usize, layer: &DeviceLayer) -> Result<LayerProgram, EngineError> {
+        let Self { kernels, spec, buffers, .. } = self;
+        let (x, eps) = (buffers.x.address(), spec.norm_eps);
+        let row = index * spec.q_width();
+        let attended = buffers.attended.address_of(row);
+        let normed = |norm: &DeviceBuffer<f32>| Around { norm: norm.address(), eps, ..Around::default() };
+        let bias = layer.output_bias.as_ref().map_or(0, DeviceBuffer::address);
+        let gated_apart = layer.gate_up.single_type().is_none();
+        let gate_up = Around { gated: !gated_apart, ..normed(&layer.mlp_norm) };
+        let gate_up_out = if gated_apart { &buffers.gate_up } else { &buffers.activated };
+        let add = Around { accumulate: true, ..Around::default() };
+        let plan = |projection: &DeviceProjection, x, out, around| kernels.plan_matvec(projection, x, out, around);
+        let (k, v) = self.kv.addresses(index);
+        Ok(LayerProgram {
+            qkv: plan(&layer.qkv, x, buffers.qkv.address(), normed(&layer.attention_norm))?,
+            heads: self.heads(index, layer),
+            attention: CudaStep {
+                q_pre: buffers.q_pre.address(),
+                q_rot: buffers.q_rot.address_of(row),
+                k,
+                v,
+                capacity: self.kv.stride(),
+                out: attended,
+            },
+            output: plan(&layer.output, attended, x, Around { bias, ..add })?,
+            gate_up: plan(&layer.gate_up, x, gate_up_out.address(), gate_up)?,
+            gated_apart,
+            down: plan(&layer.down, buffers.activated.address(), x, add)?,
+        })
+    }
+
+    fn heads(&self, index: usize, layer: &DeviceLayer) -> HeadsArgs {
+        let Self { spec, kv, buffers, .. } = self;
+        let (k, v) = kv.addresses(index);
+        let or_null = |buffer: &Option<DeviceBuffer<f32>>| buffer.as_ref().map_or(0, DeviceBuffer::address);
+        HeadsArgs {
+            qkv: buffers.qkv.address(),
+            bias: or_null(&layer.qkv_bias),
+            q_norm: or_null(&layer.q_norm),
+            k_norm: or_null(&layer.k_norm),
+            cos: buffers.cos.address(),
+            sin: buffers.sin.address(),
+            position: self.position,
+            q_pre: buffers.q_pre.address(),
+            q_rot: buffers.q_rot.address_of(index * spec.q_width()),
+            k,
+            v,
+            eps: spec.norm_eps,
+            begin: 0,
+            capacity: kv.stride() as i32,
+            num_q_heads: spec.num_q_heads as i32,
+            num_kv_heads: spec.num_kv_heads as i32,
+            head_dim: spec.head_dim as i32,
+            tokens: 1,
+            unused: 0,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Opening a device, planning its memory, loading a model.
+
+use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaElement, CudaError, Gpu, GpuInfo, PlainSum};
+use mac_attention::{Pace, PaceCost, RingLayout};
+
+use super::kernels::Kernels;
+use super::kv::DeviceKv;
+use super::prefill::Prefill;
+use super::program::{Program, StepBuffers};
+use super::sampler::DeviceSampler;
+use super::weights::{DeviceWeights, Upload, device_weight_bytes};
+use super::{CudaExecutor, Executor, Graphs};
+use crate::memory::{MemoryPlan, plan_beside};
+use crate::model::ModelSpec;
+use crate::weights::{Precision, Source, type_name};
+use crate::{Attention, EngineError, LoadOptions};
+use candle_core::quantized::GgmlDType;
+
+/// Left to the driver, to other programs and to what allocations round up to.
+const RESERVE_BYTES: u64 = 256 << 20;
+/// And this share of what is free.
+const RESERVE_SHARE: u64 = 64;
+
+/// A device with its kernels, on which a model may be set up.
+#[derive(Debug)]
+pub struct CudaSetup {
+    pub(super) gpu: Gpu,
+    pub(super) kernels: Kernels,
+}
+
+impl CudaSetup {
+    /// Takes the first device and loads the kernels.
+    ///
+    /// # Errors
+    /// [`EngineError::NoGpu`] with the reason in words.
+    pub fn open() -> Result<Self, EngineError> {
+        let gpu = Gpu::open(0)?;
+        let kernels = Kernels::load(&gpu)?;
+        kernels.prepare()?;
+        Ok(Self { gpu, kernels })
+    }
+
+    /// The device.
+    pub fn gpu(&self) -> &Gpu {
+        &self.gpu
+    }
+
+    /// Plans a context beside weights of that many bytes, against what the device has free now.
+    pub(super) fn plan(
+        &self,
+        spec: &ModelSpec,
+        weights_bytes: u64,
+        wanted_tokens: Option<usize>,
+        ring: RingLayout,
+    ) -> Result<(usize, MemoryPlan), EngineError> {
+        let (free, _) = self.gpu.memory()?;
+        let free = free.saturating_sub(RESERVE_BYTES + free / RESERVE_SHARE);
+        let ring_row =
+            spec.q_width() * (size_of::<half::bf16>() + size_of::<f32>()) + spec.num_q_heads * RING_TAG_BYTES;
+        let fixed = MemoryPlan {
+            weights_bytes,
+            kv_bytes: 0,
+            ring_bytes: (spec.layers * ring.slots * ring_row) as u64,
+            scratch_bytes: Prefill::bytes(&self.gpu, spec, spec.max_context_tokens, false)
+                + step_bytes(spec)
+                + DeviceKv::slack(spec),
+        };
+        plan_beside(spec, fixed, wanted_tokens, free)
+    }
+
+    /// Puts a model together whose weights are on the device.
+    pub(super) fn finish(
+        self,
+        spec: ModelSpec,
+        weights: DeviceWeights,
+        context_tokens: usize,
+        ring: RingLayout,
+    ) -> Result<CudaExecutor, EngineError> {
+        let Self { gpu, kernels } = self;
+        if spec.vocab > kernels.largest_vocab() {
+            return Err(EngineError::UnsupportedModel {
+                why: format!(
+                    "a vocabulary of {} on {}, which chooses among {}",
+                    spec.vocab,
+                    gpu.info().name,
+                    kernels.largest_vocab()
+                ),
+            });
+        }
+        let shape = spec.attention_shape()?;
+        let setup = CudaAttentionSetup { shape, element: CudaElement::Bf16, layout: ring, layers: spec.layers };
+        let mut attention = CudaAttention::new(&gpu, setup)?;
+        attention.set_overlap(kernels.overlap());
+        let pace = Pace::new(PaceCost::cuda(shape, read_bandwidth(&gpu)?));
+        let kv = DeviceKv::new(&gpu, shape, spec.layers, context_tokens)?;
+        let sampler = DeviceSampler::new(&gpu, &spec, context_tokens)?;
+        let buffers = StepBuffers::new(&gpu, &spec)?;
+        let program = Program::new(&kernels, &spec, &weights, &kv, &buffers, &sampler.state)?;
+        let prefill = Prefill::new(&gpu, &spec, &weights, context_tokens, ring)?;
+        let words = words(gpu.info(), &weights.widened);
+        let fixed_bytes = weights.bytes()
+            + attention.ring_bytes() as u64
+            + Prefill::bytes(&gpu, &spec, context_tokens, weights.all_16_bit())
+            + sampler.bytes();
+        let mut executor = CudaExecutor {
+            graphs: Graphs::default(),
+            program,
+            weights,
+            kv,
+            kv_len: 0,
+            attention,
+            policy: Attention::Exact,
+            pace,
+            sampler,
+            buffers,
+            prefill,
+            replay: true,
+            started: None,
+            chosen: None,
+            has_logits: false,
+            logits: Vec::new(),
+            counters: vec![mac_attention::Counters::default(); spec.layers],
+            fault: None,
+            fixed_bytes,
+            words,
+            kernels,
+            gpu,
+            spec,
+        };
+        executor.warm_up()?;
+        Ok(executor)
+    }
+}
+
+/// Bytes per second of a plain sum over more than the second-level cache holds.
+fn read_bandwidth(gpu: &Gpu) -> Result<f64, CudaError> {
+    const PASSES: usize = 5;
+    let elements = 8 * gpu.info().l2_bytes.max(1 << 20) / size_of::<u16>();
+    let data = gpu.alloc_zeroed::<u16>(elements)?;
+    let micros = PlainSum::new(gpu)?.run(&data, elements, PASSES)?.into_iter().fold(f64::INFINITY, f64::min);
+    Ok((elements * size_of::<u16>()) as f64 / (micros * 1e-6))
+}
+
+/// Position, log-sum-exp, depth and distance of a ring entry.
+const RING_TAG_BYTES: usize = 16;
+
+/// Activations of one token, partial results, settings.
+fn step_bytes(spec: &ModelSpec) -> u64 {
+    const PARTIALS: usize = 32 << 20;
+    let per_layer = spec.layers * spec.q_width() * 6;
+    (PARTIALS + per_layer + 4 * (4 * spec.d_model + 3 * spec.d_ff + 2 * spec.vocab)) as u64
+}
+
+impl CudaExecutor {
+    /// One step launch by launch, so that a device or kernel that does not work shows now, and everything the driver
+    /// does on first use has been done.
+    fn warm_up(&mut self) -> Result<(), EngineError> {
+        self.replay = false;
+        self.step(0).or_else(|error| match error {
+            // Weights that give no finite logits are told when they are used, as on the processor.
+            EngineError::Internal(_) => Ok(()),
+            other => Err(other),
+        })?;
+        self.replay = true;
+        self.cut(0)
+    }
+}
+
+/// `NVIDIA H200, CUDA, sm_90a kernels`, and which types of weights are held as another.
+fn words(info: &GpuInfo, widened: &[GgmlDType]) -> String {
+    let (major, minor) = info.compute_capability;
+    let code = match (major, minor) {
+        (8, 0) => "sm_80",
+        (8, 6..=8) => "sm_86",
+        (8, _) => "sm_89",
+        (9, _) => "sm_90a",
+        (10, _) => "sm_100",
+        (12, _) => "sm_120",
+        _ => "compute_80",
+    };
+    let held = widened.iter().map(|dtype| format!("{} weights as BF16", type_name(*dtype)));
+    [info.name.clone(), "CUDA".into(), format!("{code} kernels")].into_iter().chain(held).collect::<Vec<_>>().join(", ")
+}
+
+/// Opens a device and reads a model to it.
+pub(crate) fn load_cuda(
+    source: &mut Source,
+    spec: &ModelSpec,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32) -> bool,
+) -> Result<(Box<dyn Executor>, MemoryPlan), EngineError> {
+    let setup = CudaSetup::open()?;
+    let held = hold_as_in_file(source, options.precision);
+    let loaded = load_on(setup, source, spec, options, progress);
+    if let (Err(_), Some(before), Source::Safetensors { dtype, .. }) = (&loaded, held, source) {
+        // Whoever tries next, tries as it was.
+        *dtype = before;
+    }
+    let (executor, plan) = loaded?;
+    Ok((Box::new(executor), plan))
+}
+
+/// A GPU multiplies 16-bit weights as fast as it reads them, so `Auto` keeps what the files hold. The result is what was
+/// planned before.
+fn hold_as_in_file(source: &mut Source, precision: Precision) -> Option<GgmlDType> {
+    match source {
+        Source::Safetensors { files, dtype } if precision == Precision::Auto => {
+            Some(std::mem::replace(dtype, files.main_dtype()))
+        }
+        _ => None,
+    }
+}
+
+fn load_on(
+    setup: CudaSetup,
+    source: &Source,
+    spec: &ModelSpec,
+    options: &LoadOptions,
+    progress: &mut dyn FnMut(f32) -> bool,
+) -> Result<(CudaExecutor, MemoryPlan), EngineError> {
+    let weights_bytes = device_weight_bytes(source, spec)?;
+    let (context_tokens, plan) = setup.plan(spec, weights_bytes, options.context_tokens, options.ring)?;
+    let total = source.tensor_bytes().max(1) as f32;
+    let mut read = 0u64;
+    let weights = Upload::new(&setup.gpu, &setup.kernels, source, spec)?.weights(&mut |bytes| {
+        read += bytes;
+        progress((read as f32 / total).min(1.0))
+    })?;
+    let plan = MemoryPlan { weights_bytes: weights.bytes(), ..plan };
+    Ok((setup.finish(spec.clone(), weights, context_tokens, options.ring)?, plan))
+}
+
+impl CudaExecutor {
+    /// Reads a model to the first device; `context_tokens` are reserved.
+    pub fn load(
+        source: &Source,
+        spec: &ModelSpec,
+        context_tokens: usize,
+        ring: RingLayout,
+    ) -> Result<Self, EngineError> {
+        let setup = CudaSetup::open()?;
+        setup.plan(spec, device_weight_bytes(source, spec)?, Some(context_tokens), ring)?;
+        let weights = Upload::new(&setup.gpu, &setup.kernels, source, spec)?.weights(&mut |_| true)?;
+        setup.finish(spec.clone(), weights, context_tokens, ring)
+    }
+}
