@@ -1,22 +1,9 @@
 // Launching the kernels from the harness: what the Rust side does through the driver.
 #pragma once
 
-#include <cstdio>
-#include <cstdlib>
-#include <cuda_runtime.h>
-
 #include "../launch_sizes.h"
-
-#define CHECK(call)                                                                                       \
-    do {                                                                                                  \
-        const cudaError_t error = (call);                                                                 \
-        if (error != cudaSuccess) {                                                                       \
-            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error));         \
-            std::exit(2);                                                                                 \
-        }                                                                                                 \
-    } while (0)
-
-enum class Dtype { bf16, f16 };
+#include "buffer.h"
+#include "random.h"
 
 struct Kernel {
     const void* function;

@@ -7,37 +7,8 @@
 
 #include <cuda_runtime.h>
 
+#include "../../../../../kernels/cuda/harness/buffer.h"
 #include "../matvec.cuh"
-
-#define CHECK(call)                                                                               \
-    do {                                                                                          \
-        const cudaError_t error = (call);                                                         \
-        if (error != cudaSuccess) {                                                               \
-            std::printf("%s:%d: %s: %s\n", __FILE__, __LINE__, #call, cudaGetErrorString(error)); \
-            std::exit(2);                                                                         \
-        }                                                                                         \
-    } while (0)
-
-template <class T>
-struct Buffer {
-    T* data = nullptr;
-    size_t count = 0;
-    explicit Buffer(size_t count) : count(count) { CHECK(cudaMalloc(&data, (count ? count : 1) * sizeof(T))); }
-    explicit Buffer(const std::vector<T>& host) : Buffer(host.size()) { upload(host); }
-    Buffer(const Buffer&) = delete;
-    Buffer(Buffer&& other) noexcept : data(other.data), count(other.count) { other.data = nullptr; }
-    ~Buffer() { cudaFree(data); }
-    void zero() { CHECK(cudaMemset(data, 0, count * sizeof(T))); }
-    // NaN in every floating-point type.
-    void poison() { CHECK(cudaMemset(data, 0xff, count * sizeof(T))); }
-    void upload(const std::vector<T>& host) { CHECK(cudaMemcpy(data, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice)); }
-    std::vector<T> download() const {
-        CHECK(cudaDeviceSynchronize());
-        std::vector<T> host(count);
-        CHECK(cudaMemcpy(host.data(), data, count * sizeof(T), cudaMemcpyDeviceToHost));
-        return host;
-    }
-};
 
 #define EACH_BLOCK_TYPE(use) use(q8_0, kQ8_0) use(q4_0, kQ4_0) use(q4_1, kQ4_1) use(q5_0, kQ5_0) use(q5_1, kQ5_1) use(q4_k, kQ4_K) use(q5_k, kQ5_K) use(q6_k, kQ6_K)
 #define EACH_TYPE(use) use(f32, kF32) use(f16, kF16) use(bf16, kBf16) EACH_BLOCK_TYPE(use)
