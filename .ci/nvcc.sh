@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fetches NVIDIA's CUDA compiler into the build folder, where the kernels' build script looks for it. No driver, no GPU
-# and no installed toolkit are needed. About 90 MB to fetch, 270 MB on disk.
+# and no installed toolkit are needed. About 100 MB to fetch, 270 MB on disk.
 #
 #   nvcc.sh [FOLDER]   default: nvcc/ in cargo's target folder
 set -euo pipefail
