@@ -35,7 +35,7 @@ impl UserError {
                 out_of_memory(on, [*need_bytes, *free_bytes], *context_that_fits)
             }
             EngineError::PromptTooLong { prompt_tokens, context_tokens } => too_long(*prompt_tokens, *context_tokens),
-            EngineError::InvalidRequest(why) => Self::new(format!("This cannot be answered: {why}."))
+            EngineError::InvalidRequest(why) => Self::new(format!("This is not possible: {why}."))
                 .kept(SAVED_STAYS)
                 .hint("Change the settings and try again."),
             EngineError::Busy => Self::new("Another answer is still being written.")
