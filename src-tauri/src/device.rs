@@ -1,13 +1,11 @@
 //! Which device serves: what a look for a GPU found, the engine's words taken apart, and the memory a context may take.
 
-use mac_attention::cuda::{FATBINS, MINIMUM_DRIVER};
+use mac_attention::cuda::{FATBINS, MINIMUM_CAPABILITY, MINIMUM_DRIVER};
 use mac_attention::{CudaProbe, probe_cuda};
 use reprise_engine::{Device, DeviceKind as OnDevice, EngineError, ModelInfo, memory};
 
 use crate::ipc::{Advice, DeviceChoice, DeviceKind, GpuMemory, GpuView, UserError};
 
-/// Oldest compute capability that the kernels are compiled for.
-const LEAST_CAPABILITY: (i32, i32) = (8, 0);
 /// At least this much, or the share below if that is more, is not offered to a context on a GPU: what the engine keeps
 /// back for the driver and for other programs (256 MiB and a 64th) is never more than either.
 const KEPT_BACK_BYTES: u64 = 512 << 20;
@@ -49,8 +47,8 @@ fn view(probe: &CudaProbe, kernels_built: bool) -> GpuView {
     } else if driver_version < MINIMUM_DRIVER {
         let (has, needs) = (version(driver_version), version(MINIMUM_DRIVER));
         format!("Its driver is too old: it speaks CUDA {has} and {needs} is needed. Install a newer NVIDIA driver.")
-    } else if capability < LEAST_CAPABILITY {
-        let ((major, minor), least) = (capability, LEAST_CAPABILITY);
+    } else if capability < MINIMUM_CAPABILITY {
+        let ((major, minor), least) = (capability, MINIMUM_CAPABILITY);
         format!("It is too old: compute capability {major}.{minor}, and {}.{} is needed.", least.0, least.1)
     } else {
         return GpuView::Usable { name: device.name.clone(), memory_bytes: device.memory_bytes as f64 };
@@ -165,7 +163,7 @@ mod tests {
         let usable =
             GpuView::Usable { name: "NVIDIA H200".into(), memory_bytes: f64::from(141_u32) * f64::from(1 << 30) };
         assert_eq!(view(&found(MINIMUM_DRIVER, (9, 0)), true), usable);
-        assert_eq!(view(&found(MINIMUM_DRIVER, LEAST_CAPABILITY), true), usable);
+        assert_eq!(view(&found(MINIMUM_DRIVER, MINIMUM_CAPABILITY), true), usable);
     }
 
     #[test]

@@ -3,8 +3,9 @@
 
 #include <string>
 
+#include "parallel.h"
 #include "prefill_args.cuh"
-#include "prefill_device.h"
+#include "shape.h"
 
 // One way to launch: two kernels that share a shape.
 struct PrefillVariant {

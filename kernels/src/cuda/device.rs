@@ -12,6 +12,9 @@ use super::{CudaError, CudaProbe, probe_cuda};
 /// Oldest CUDA version, as 1000·major + 10·minor, whose driver loads the embedded kernels: that of the compiler.
 pub const MINIMUM_DRIVER: i32 = 13_000;
 
+/// Oldest compute capability that the kernels are compiled for.
+pub const MINIMUM_CAPABILITY: (i32, i32) = (8, 0);
+
 /// What a device is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GpuInfo {
@@ -102,7 +105,7 @@ impl Gpu {
         let named = |call| move |error: DriverError| CudaError::new(call, error);
         let device = result::device::get(ordinal as i32).map_err(named("cuDeviceGet"))?;
         let info = describe(device, driver_version).map_err(named("cuDeviceGetAttribute"))?;
-        if info.compute_capability.0 < 8 {
+        if info.compute_capability < MINIMUM_CAPABILITY {
             return Err(CudaError::OldDevice { name: info.name, capability: info.compute_capability });
         }
         // SAFETY: the device comes from the driver; the context is released when the last handle goes.

@@ -3,6 +3,7 @@
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::CUresult;
 
+use super::MINIMUM_CAPABILITY;
 use crate::KernelError;
 
 /// A failure of the driver, the device or a request to it. Facts only; advice is the window's business.
@@ -35,7 +36,7 @@ pub enum CudaError {
         count: usize,
     },
     /// A device too old for the kernels.
-    #[error("{name} has compute capability {}.{}, the kernels need 8.0", capability.0, capability.1)]
+    #[error("{name} has compute capability {}.{}, the kernels need {}.{}", capability.0, capability.1, MINIMUM_CAPABILITY.0, MINIMUM_CAPABILITY.1)]
     OldDevice {
         /// The device.
         name: String,

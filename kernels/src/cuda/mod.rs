@@ -33,7 +33,7 @@ mod yardstick;
 #[cfg(feature = "cuda")]
 pub use attention::{CudaAttention, CudaAttentionSetup, CudaElement, CudaPrefillChunk, CudaRing, CudaStep};
 #[cfg(feature = "cuda")]
-pub use device::{Gpu, GpuInfo, MINIMUM_DRIVER};
+pub use device::{Gpu, GpuInfo, MINIMUM_CAPABILITY, MINIMUM_DRIVER};
 #[cfg(feature = "cuda")]
 pub use error::CudaError;
 #[cfg(feature = "cuda")]

@@ -117,22 +117,6 @@ impl Kernel {
         Ok(usize::try_from(blocks).unwrap_or(0))
     }
 
-    /// Bytes of local memory per thread: spills and arrays that did not become registers.
-    pub fn local_bytes(&self) -> Result<usize, CudaError> {
-        self.gpu().bind()?;
-        let mut bytes = 0;
-        // SAFETY: as above.
-        unsafe {
-            sys::cuFuncGetAttribute(
-                &raw mut bytes,
-                CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES,
-                self.function,
-            )
-        }
-        .checked("cuFuncGetAttribute")?;
-        Ok(usize::try_from(bytes).unwrap_or(0))
-    }
-
     /// Compute capability of the machine code that the driver chose, as 10·major + minor.
     pub fn machine_code(&self) -> Result<usize, CudaError> {
         self.gpu().bind()?;

@@ -1,25 +1,13 @@
 // Products of random matrices against f64, with guarded outputs.
 #include <algorithm>
-#include <functional>
 #include <random>
-#include <thread>
 
+#include "../../../../../kernels/cuda/harness/parallel.h"
 #include "gemm_device.h"
 
 extern "C" __global__ void gemm_bf16_to_f16(const uint4*, uint4*, unsigned long long);
 
 namespace {
-
-void parallel(int count, const std::function<void(int)>& task) {
-    std::vector<std::thread> threads;
-    const int workers = std::min<int>(count, std::max(1u, std::thread::hardware_concurrency()));
-    for (int w = 0; w < workers; ++w) {
-        threads.emplace_back([&, w] {
-            for (int i = w; i < count; i += workers) task(i);
-        });
-    }
-    for (auto& thread : threads) thread.join();
-}
 
 struct Case {
     Path path;

@@ -1,15 +1,14 @@
-// What the checks share: counting failures, errors in which NaN counts, and threads for the oracle.
+// What the checks share: counting failures, and errors in which NaN counts.
 #pragma once
 
 #include <cmath>
 #include <cstdio>
 #include <cstdarg>
-#include <functional>
 #include <random>
 #include <string>
-#include <thread>
 #include <vector>
 
+#include "../../../../../kernels/cuda/harness/parallel.h"
 #include "step_blocks.h"
 #include "step_device.h"
 
@@ -40,16 +39,6 @@ double relative_error(const std::vector<A>& got, const std::vector<B>& want) {
     }
     const double error = std::sqrt(difference / (norm > 0 ? norm : 1));
     return std::isnan(error) ? INFINITY : error;
-}
-
-inline void parallel(int count, const std::function<void(int)>& work) {
-    const int threads = static_cast<int>(std::max(1u, std::min(8u, std::thread::hardware_concurrency())));
-    std::vector<std::thread> all;
-    for (int t = 0; t < threads; ++t)
-        all.emplace_back([=, &work] {
-            for (int i = t; i < count; i += threads) work(i);
-        });
-    for (auto& thread : all) thread.join();
 }
 
 inline std::vector<float> normal_values(size_t count, unsigned seed, float std = 1, float mean = 0) {

@@ -9,7 +9,7 @@ use mac_attention::{Audit, Counters, DecodeAttention, Parallel, Policy, PrefillA
 use super::layer::{Rows, Scratch, finish_layer, norm_rows, output, split_heads};
 use super::pace::Pace;
 use super::pool::CandlePool;
-use super::{Capacity, Executor, KvCache, check_tokens, layer_policy, ops};
+use super::{Capacity, Executor, KvCache, check_group, check_tokens, layer_policy, ops};
 use crate::model::{ModelSpec, RopeAngles};
 use crate::sample::{Sampler, Sampling};
 use crate::weights::{Precision, Projection, Weights, random_weights};
@@ -316,9 +316,7 @@ impl Executor for CandleExecutor {
     }
 
     fn audit(&mut self, layer: usize, kv_head: usize) -> Result<Vec<Audit>, EngineError> {
-        if layer >= self.spec.layers || kv_head >= self.spec.num_kv_heads {
-            return Err(EngineError::InvalidRequest(format!("no KV head {kv_head} in layer {layer}")));
-        }
+        check_group(&self.spec, layer, kv_head)?;
         let view = self.kv.view(layer, self.kv_len)?;
         Ok(self.decode.audit(&self.step_queries[layer], &view, kv_head, &self.step_outputs[layer], &CandlePool)?)
     }

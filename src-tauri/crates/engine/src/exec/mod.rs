@@ -118,6 +118,15 @@ fn layer_policy(attention: &Attention, layer: usize) -> Policy {
     }
 }
 
+/// A KV group that the model has.
+fn check_group(spec: &ModelSpec, layer: usize, kv_head: usize) -> Result<(), EngineError> {
+    if layer < spec.layers && kv_head < spec.num_kv_heads {
+        Ok(())
+    } else {
+        Err(EngineError::InvalidRequest(format!("no KV head {kv_head} in layer {layer}")))
+    }
+}
+
 /// Tokens that fit and that the model knows.
 fn check_tokens(tokens: &[u32], room: usize, vocab: usize) -> Result<(), EngineError> {
     if tokens.is_empty() || tokens.len() > room {

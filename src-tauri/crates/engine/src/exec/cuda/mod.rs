@@ -29,7 +29,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use mac_attention::cuda::{CudaAttention, CudaError, Gpu, Graph};
 use mac_attention::{Audit, Backoff, Counters, Pace, PaceStep};
 
-use super::{Capacity, DeviceMemory, Executor, check_tokens, layer_policy};
+use super::{Capacity, DeviceMemory, Executor, check_group, check_tokens, layer_policy};
 use crate::model::ModelSpec;
 use crate::{Attention, EngineError, Sampling};
 use kernels::Kernels;
@@ -368,9 +368,7 @@ impl Executor for CudaExecutor {
     }
 
     fn audit(&mut self, layer: usize, kv_head: usize) -> Result<Vec<Audit>, EngineError> {
-        if layer >= self.spec.layers || kv_head >= self.spec.num_kv_heads {
-            return Err(EngineError::InvalidRequest(format!("no KV head {kv_head} in layer {layer}")));
-        }
+        check_group(&self.spec, layer, kv_head)?;
         self.drop_started()?;
         let step = self.program.attention_step(layer);
         // SAFETY: the step's queries and output stand in rows of their own, and the attention's cursor still where the

@@ -1,4 +1,4 @@
-// Shapes, random data and threads: what the prefill harness stands on.
+// The oracles' loops on all cores.
 #pragma once
 
 #include <algorithm>
@@ -6,8 +6,7 @@
 #include <thread>
 #include <vector>
 
-#include "shape.h"
-
+// Calls task(0) to task(count - 1), in no order.
 inline void parallel(int count, const std::function<void(int)>& task) {
     std::vector<std::thread> threads;
     const int workers = std::min<int>(count, std::max(1u, std::thread::hardware_concurrency()));
