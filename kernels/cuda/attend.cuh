@@ -43,39 +43,53 @@ __host__ __device__ constexpr int attend_shared_bytes(int shared_kb) {
 struct AttendShared {
     int groups[kMaxKvHeads];       // KV heads to read, ascending
     int num_groups;
+    bool changed;                  // the list is not what it was before
     int free_stage[kAttendWarps];  // where each warp left its state
 };
 
-// The KV heads that will be read, as far as can be told before this step's decisions: all of them if nothing is ever decided,
-// or if all were read in the latest step; otherwise none. One warp.
-__device__ inline void expect_groups(const AttendArgs& args, AttendShared& shared) {
-    bool all = true;
-    for (int group = threadIdx.x; group < args.heads.num_kv_heads; group += 32) {
-        shared.groups[group] = group;
-        all = all && (args.decisions == nullptr || (observe(args.decisions + group) & 1));
-    }
-    all = __all_sync(0xffffffffu, all);
-    if (threadIdx.x == 0) shared.num_groups = all ? args.heads.num_kv_heads : 0;
-}
-
-// The KV heads to read, in order, once every decision of this step is known. One warp.
-__device__ inline void list_groups(const AttendArgs& args, AttendShared& shared) {
+// Lists the KV heads of which `reads` is true, in order. One warp.
+template <class Reads>
+__device__ inline void list_groups(int num_kv_heads, AttendShared& shared, Reads reads) {
     const int lane = threadIdx.x;
-    const unsigned step = args.state->step & 0x7fffffffu;
     int found = 0;
-    for (int base = 0; base < args.heads.num_kv_heads; base += 32) {
+    bool changed = false;
+    for (int base = 0; base < num_kv_heads; base += 32) {
         const int group = base + lane;
-        bool read = false;
-        if (group < args.heads.num_kv_heads) {
-            unsigned decision = acquire(args.decisions + group);
-            while (decision >> 1 != step) decision = acquire(args.decisions + group);
-            read = decision & 1;
-        }
+        const bool read = group < num_kv_heads && reads(group);
         const unsigned mask = __ballot_sync(0xffffffffu, read);
-        if (read) shared.groups[found + __popc(mask & ((1u << lane) - 1))] = group;
+        if (read) {
+            int& place = shared.groups[found + __popc(mask & ((1u << lane) - 1))];
+            changed = changed || place != group;
+            place = group;
+        }
         found += __popc(mask);
     }
-    if (lane == 0) shared.num_groups = found;
+    changed = __any_sync(0xffffffffu, changed || found != shared.num_groups);
+    __syncwarp();
+    if (lane == 0) shared.num_groups = found, shared.changed = changed;
+}
+
+// The KV heads that will be read, as far as can be told before this step's decisions: all of them if nothing is ever decided; the
+// same as before if all groups have repeated their decision since four steps; otherwise none. One warp.
+__device__ inline void guess_groups(const AttendArgs& args, AttendShared& shared, unsigned step) {
+    bool steady = true;
+    list_groups(args.heads.num_kv_heads, shared, [&](int head) -> bool {
+        if (args.decisions == nullptr) return true;
+        const unsigned word = observe(args.decisions + head), history = word & kHistory;
+        const bool known = word >> kDecisionShift == step && !(word & kPending);
+        steady = steady && (known || history == 0 || history == kHistory);
+        return word & kRead;
+    });
+    steady = __all_sync(0xffffffffu, steady);
+    if (threadIdx.x == 0 && !steady) shared.num_groups = 0;
+}
+
+// Waits until a KV head's word is of this step (so the step's queries are there) and, if asked for, decided.
+__device__ inline unsigned await_word(const AttendArgs& args, unsigned step, int head, bool decided) {
+    while (true) {
+        const unsigned word = acquire(args.decisions + head);
+        if (word >> kDecisionShift == step && !(decided && word & kPending)) return word;
+    }
 }
 
 template <class E, int kDim, int kHeads>
@@ -83,6 +97,8 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
     using State = WarpState<E, kDim, kHeads>;
     constexpr int kStages = attend_stages<kDim>(kSharedKb);
     constexpr int kTileBytes = TileLayout<kDim>::kBytes;
+    constexpr int kAhead = (kStages - 1) * kAttendWarps;  // tiles that a block asks for ahead of their use
+    constexpr int kGuessed = guessed_tiles(kDim, kHeads);
     extern __shared__ __align__(128) unsigned char buffer[];  // tiles [warp, stage], then queries
     __shared__ AttendShared shared;
     unsigned char* const queries = buffer + kAttendWarps * kStages * kTileBytes;
@@ -91,7 +107,8 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
     allow_next();
     const int position = args.state->position, length = position + 1;
     const int boundary = args.ring.meta != nullptr ? prefix_end(position, args.ring.band) : length;
-    if (warp == 0) expect_groups(args, shared);
+    const unsigned step = args.state->step << kDecisionShift >> kDecisionShift;  // as decisions are tagged
+    if (warp == 0) guess_groups(args, shared, step);
     __syncthreads();
 
     Split split(length, boundary, shared.num_groups, gridDim.x);
@@ -102,11 +119,17 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
     const uint64_t policy = evict_first_policy();
     const uint32_t tiles = shared_address(buffer + warp * kStages * kTileBytes);
     const size_t head_bytes = static_cast<size_t>(args.kv.capacity) * (2 * kDim);
+    // Waits for what earlier kernels of this step write. The reuse kernel before this one still runs for groups that hit: what it
+    // waited for is visible through its words, so this kernel waits for it only before it ends.
+    const auto inputs_there = [&] {
+        if (args.decisions == nullptr) wait_for_previous();
+        else await_word(args, step, shared.groups[0], kGuessed == 0);
+    };
     const auto load = [&](int tile, int into) {  // tile: that at_load describes
         if (tile < end) {
             const Span tokens = split.tokens(at_load.tile);
             // The newest token is the only one that a kernel of this step writes.
-            if (early && tokens.begin + kTileTokens >= length) wait_for_previous();
+            if (early && tokens.begin + kTileTokens >= length) inputs_there();
             const size_t offset = shared.groups[at_load.group] * head_bytes;
             const char* k = static_cast<const char*>(args.kv.k) + offset;
             const char* v = static_cast<const char*>(args.kv.v) + offset;
@@ -119,28 +142,35 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
         begin = block < split.blocks ? split.start(block) : 0;
         end = block < split.blocks ? split.start(block + 1) : 0;
         next = begin + warp;
+        stage = 0;
         at_next = at_load = split.at(next);
         for (int i = 0; i < kStages - 1; ++i) load(next + i * kAttendWarps, i);
     };
     start();
 
     int tokens_read = 0;
-    if (args.decisions == nullptr) {
+    bool decided = args.decisions == nullptr;  // whether the list is known to be right
+    // Waits for all decisions and starts over if the guess was wrong; `loaded`: end of the tiles asked for until now.
+    const auto confirm = [&](int loaded) -> bool {
+        __syncthreads();
+        if (warp == 0) list_groups(args.heads.num_kv_heads, shared, [&](int head) -> bool { return await_word(args, step, head, true) & kRead; });
+        __syncthreads();
+        decided = true;
+        early = false;
+        if (!shared.changed) return true;
+        wait_copies<0>();
+        tokens_read = split.tokens_between(begin, min(end, loaded));
+        split = Split(length, boundary, shared.num_groups, gridDim.x);
+        start();
+        return false;
+    };
+    if (decided) {
         wait_for_previous();
+    } else if (kGuessed == 0 || begin == end) {
+        confirm(begin + kAhead);
     } else {
-        // The reuse kernel before this one still runs for groups that hit. What it waited for is visible through its
-        // decisions, so this kernel waits for it only before it ends.
-        const int expected = shared.num_groups;
+        if (threadIdx.x == 0) inputs_there();
         __syncthreads();
-        if (warp == 0) list_groups(args, shared);
-        __syncthreads();
-        if (shared.num_groups != expected) {
-            wait_copies<0>();
-            tokens_read = split.tokens_between(begin, min(end, begin + (kStages - 1) * kAttendWarps));
-            split = Split(length, boundary, shared.num_groups, gridDim.x);
-            early = false;
-            start();
-        }
     }
     early = false;
 
@@ -156,14 +186,26 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
         __syncthreads();
 
         state.clear();
-        for (; next < span_end; next += kAttendWarps, at_next = split.advance(at_next, kAttendWarps)) {
-            wait_copies<kStages - 2>();
-            __syncwarp();  // copies of all lanes are visible, and the buffer of the previous tile is free
-            load(next + (kStages - 1) * kAttendWarps, stage == 0 ? kStages - 1 : stage - 1);
-            const Span tokens = split.tokens(at_next.tile);
-            state.template add<false>(tiles + stage * kTileBytes, shared_address(queries), args.heads.scale_log2, tokens.begin, tokens.end,
-                                      nullptr);
-            stage = stage + 1 == kStages ? 0 : stage + 1;
+        int until = decided ? span_end : min(span_end, begin + kGuessed * kAttendWarps);
+        bool right = true;
+        while (true) {
+            for (; next < until; next += kAttendWarps, at_next = split.advance(at_next, kAttendWarps)) {
+                wait_copies<kStages - 2>();
+                __syncwarp();  // copies of all lanes are visible, and the buffer of the previous tile is free
+                load(next + kAhead, stage == 0 ? kStages - 1 : stage - 1);
+                const Span tokens = split.tokens(at_next.tile);
+                state.template add<false>(tiles + stage * kTileBytes, shared_address(queries), args.heads.scale_log2, tokens.begin,
+                                          tokens.end, nullptr);
+                stage = stage + 1 == kStages ? 0 : stage + 1;
+            }
+            if (decided) break;
+            right = confirm(until + kAhead);
+            if (!right) break;
+            until = span_end;
+        }
+        if (!right) {
+            at = begin;
+            continue;
         }
 
         // The buffer of the latest tile has no copy under way: it takes the warp's state.

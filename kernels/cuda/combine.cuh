@@ -143,6 +143,7 @@ __device__ inline void finish_group(const AttendArgs& args, const Split& split, 
         const Partial<float4> after = newer.few();
         if (!writes) continue;
         *reinterpret_cast<float4*>(args.out + static_cast<size_t>(head) * kDim + dim) = merge(before, after).out;
+        if (dim == 0) args.reused_mass[head] = 0.0f;
         if (args.ring.meta == nullptr) continue;
         store_entry<kDim>(args.ring, head, dim, before.out, query, RingMeta{position, before.lse, 0, 0.0f});
     }

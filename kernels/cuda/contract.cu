@@ -11,9 +11,10 @@ static_assert(sizeof(KvCache) == 24 && offsetof(KvCache, capacity) == 16);
 static_assert(sizeof(Heads) == 12 && offsetof(Heads, scale_log2) == 8);
 static_assert(sizeof(Counters) == 56 && offsetof(Counters, ring_bytes) == 16 && offsetof(Counters, groups_reused) == 32);
 static_assert(sizeof(Policy) == 48 && offsetof(Policy, max_pause) == 12 && offsetof(Policy, rate) == 24 && offsetof(Policy, seed) == 32);
+static_assert(kDecisionShift == 5 && kRead == 1);
 static_assert(sizeof(Pause) == 12 && offsetof(Pause, length) == 4 && offsetof(Pause, misses) == 8);
-static_assert(sizeof(AttendArgs) == 152 && offsetof(AttendArgs, heads) == 48 && offsetof(AttendArgs, ring) == 64 && offsetof(AttendArgs, outcomes) == 104 && offsetof(AttendArgs, counters) == 144);
-static_assert(sizeof(ReuseArgs) == 184 && offsetof(ReuseArgs, policy) == 96 && offsetof(ReuseArgs, pauses) == 144 && offsetof(ReuseArgs, counters) == 176);
+static_assert(sizeof(AttendArgs) == 160 && offsetof(AttendArgs, heads) == 48 && offsetof(AttendArgs, ring) == 64 && offsetof(AttendArgs, outcomes) == 104 && offsetof(AttendArgs, counters) == 152);
+static_assert(sizeof(ReuseArgs) == 192 && offsetof(ReuseArgs, policy) == 96 && offsetof(ReuseArgs, pauses) == 144 && offsetof(ReuseArgs, counters) == 184);
 
 static_assert(kAttendThreads == 128 && reuse_threads(64) == 320 && reuse_threads(128) == 320 && reuse_threads(256) == 256 && kMaxKvHeads == 128 && Split::kSpansPerBlock == 4);
 

@@ -29,12 +29,20 @@ struct Partial {
     float lse;  // -inf = empty
 };
 
+// Multiplies `share` by what `a` weighs in the sum of both; not a number if one of them is not.
 template <class Value>
-__device__ inline Partial<Value> merge(const Partial<Value>& a, const Partial<Value>& b) {
+__device__ inline Partial<Value> merge(const Partial<Value>& a, const Partial<Value>& b, float& share) {
     const float max = fmaxf(a.lse, b.lse) * kLog2E;
     const float weight_a = weight_log2(a.lse * kLog2E, max);
     const float weight_b = weight_log2(b.lse * kLog2E, max);
     const float weight = weight_a + weight_b;
     if (weight == 0.0f) return a;  // both empty
-    return {__fdividef(1.0f, weight) * (weight_a * a.out + weight_b * b.out), natural_lse(weight, max)};
+    const float inverse = __fdividef(1.0f, weight);
+    share *= weight_a * inverse;
+    return {inverse * (weight_a * a.out + weight_b * b.out), natural_lse(weight, max)};
+}
+template <class Value>
+__device__ inline Partial<Value> merge(const Partial<Value>& a, const Partial<Value>& b) {
+    float share = 1.0f;
+    return merge(a, b, share);
 }

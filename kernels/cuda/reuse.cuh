@@ -21,7 +21,6 @@ constexpr int kTileWarps = 2;  // after the search warps
 // Fewer threads where a state of 16 heads needs more registers than 10 warps can have (they are allotted for 12).
 __host__ __device__ constexpr int search_threads(int dim) { return dim < 256 ? 256 : 192; }
 __host__ __device__ constexpr int reuse_threads(int dim) { return search_threads(dim) + 32 * kTileWarps; }
-constexpr int kPublisher = 32;  // the thread that tells the decision, in a warp that has nothing else to do then
 constexpr int kMaxCluster = 16;
 
 template <int kDim, int kHeads>
@@ -42,6 +41,7 @@ struct ReuseShared {
     Pause pause;                                   // before this step
     unsigned ring_bytes;
     bool reused;
+    unsigned history;                              // of the group's decisions, before this step
 };
 
 template <class E, int kDim, int kHeads>
@@ -51,6 +51,10 @@ struct Reuse {
     static constexpr int kSearchThreads = search_threads(kDim), kSearchWarps = kSearchThreads / 32;
     // The second half of the search warps exchanges the tail, and completes.
     static constexpr int kWorkerFirst = kSearchThreads / 2, kWorkers = kSearchThreads / 2;
+    // The thread of a cluster's first block that tells the attend kernel: of the first tile warp where it says early that the queries
+    // are there, else of a warp that has nothing else to do when the group is decided.
+    static constexpr bool kAnnounces = guessed_tiles(kDim, kHeads) > 0;
+    static constexpr int kPublisher = kAnnounces ? kSearchThreads : 32;
 
     const ReuseArgs& args;
     ReuseShared& shared;
@@ -109,6 +113,7 @@ struct Reuse {
             load_tile<kDim>(shared_address(tile_of(kTail)), keys(), values(), first, length, evict_first_policy());
         }
         wait_for_previous();
+        if (kAnnounces && rank == 0 && threadIdx.x == kPublisher) announce();
         const char* q = static_cast<const char*>(args.q_rot) + static_cast<size_t>(kv_head) * group * (2 * kDim);
         load_queries<kDim, kHeads>(queries_of(), q, group, threadIdx.x % 32, 32);
         __syncwarp();
@@ -129,7 +134,7 @@ struct Reuse {
             if (threadIdx.x % 32 == 0 && best != kNoCandidate) atomicMin(&shared.best[in_group], best);
         }
         wait_for_previous();
-        if (threadIdx.x == kPublisher) fence_device();  // what was waited for, known to readers of its decision
+        if (!kAnnounces && threadIdx.x == kPublisher) fence_device();  // what was waited for, known to readers of its decision
         bytes = __reduce_add_sync(0xffffffffu, bytes);
         if (threadIdx.x % 32 == 0) atomicAdd(&shared.ring_bytes, bytes);
     }
@@ -182,8 +187,13 @@ struct Reuse {
         }
     }
 
-    // Tells the attend kernel, which may be running already. One thread of the cluster.
-    __device__ void decided(bool reused) { publish(args.decisions + kv_head, step << 1 | !reused); }
+    // Tells the attend kernel, which may be running already. kPublisher alone, in this order.
+    // That this step's queries are there: what was waited for is known to readers from now on.
+    __device__ void announce() {
+        fence_device();
+        publish(args.decisions + kv_head, step << kDecisionShift | kPending | shared.history);
+    }
+    __device__ void decided(bool reused) { publish(args.decisions + kv_head, step << kDecisionShift | (shared.history << 1 & kHistory) | !reused); }
 
     // What becomes of the group; tokens: read by this kernel. One warp, lanes below `group` with their head's verdict.
     __device__ void report(const Verdict& verdict, int tokens) {
@@ -252,11 +262,13 @@ struct Reuse {
     __device__ void complete(int i, const Prior& prior) {
         const Place at = place_of(i);
         const RingMeta old = shared.meta[at.in_group];
-        const Partial<float4> prefix = merge(Partial<float4>{prior.out, old.lse}, joined(i, kAmend, at.in_group));
+        float mass = 1.0f;
+        const Partial<float4> prefix = merge(Partial<float4>{prior.out, old.lse}, joined(i, kAmend, at.in_group), mass);
         const float distance = old.distance + sqrtf(shared.match[at.in_group].distance_sq);
         store_entry<kDim>(args.ring, at.head, at.dim, prefix.out, prior.query, RingMeta{position, prefix.lse, old.depth + 1, distance});
-        const Partial<float4> all = merge(prefix, joined(i, kTail, at.in_group));
+        const Partial<float4> all = merge(prefix, joined(i, kTail, at.in_group), mass);
         *reinterpret_cast<float4*>(args.out + static_cast<size_t>(at.head) * kDim + at.dim) = all.out;
+        if (at.dim == 0) args.reused_mass[at.head] = fminf(mass, 1.0f);  // also if it is not a number
     }
 
     __device__ void run();
@@ -273,10 +285,12 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
     position = args.state->position;
     step = args.state->step;
     const Pause pause = args.pauses[kv_head];
+    const unsigned before = __ldcg(args.decisions + kv_head);
     cluster_arrive();  // not before: one block overwrites the pause once all have arrived
     if (thread == 0) {
         shared.ring_bytes = 0;
         shared.pause = pause;
+        shared.history = before & kHistory;
     }
     length = position + 1;
     boundary = prefix_end(position, args.ring.band);
@@ -287,7 +301,7 @@ __device__ inline void Reuse<E, kDim, kHeads>::run() {
     if (!measured && args.policy.kind != kForced) {
         wait_for_previous();
         if (rank == 0 && thread == kPublisher) {
-            fence_device();
+            announce();
             decided(false);
         }
         cluster_wait();

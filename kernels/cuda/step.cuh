@@ -72,6 +72,21 @@ struct Policy {
     const unsigned char* forced_heads;  // forced, heads: [num_q_heads], 0 or 1
 };
 
+// What the reuse kernel says about a group, one word: the step from bit kDecisionShift on; kPending until it is decided; and its
+// decisions in this step and the ones before it that decided, newest in bit 0, a bit set where the group must be read
+// (pending: without this step's).
+enum DecisionBits : unsigned { kRead = 1, kHistory = 15, kPending = 16 };
+constexpr int kDecisionShift = 5;
+
+// Tiles that each warp of the attend kernel reads on a guess before it waits for decisions: about as long as these take. None where
+// registers keep the two kernels from sharing a multiprocessor (`heads`: 8 or 16, of the kernel), or where none begins before the one
+// before it has ended.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+__host__ __device__ constexpr int guessed_tiles(int dim, int heads) { return dim * heads <= 1024 ? 1024 / dim : 0; }
+#else
+__host__ __device__ constexpr int guessed_tiles(int, int) { return 0; }
+#endif
+
 // Back-off of one KV head's search; the crate's Pause.
 struct Pause {
     unsigned remaining;  // steps still to skip
@@ -89,6 +104,7 @@ struct AttendArgs {
     Ring ring;                        // meta == nullptr: exact policy, no entry is written
     const unsigned* decisions;        // [num_kv_heads]  from the reuse kernel; nullptr: every group is read
     unsigned char* outcomes;          // [num_q_heads]   out: NotSearched, if nothing decides; otherwise not touched
+    float* reused_mass;               // [num_q_heads]   out: 0 for each head of a group that is read
     float* out;                       // [num_q_heads, head_dim]
     float* partial_out;               // [4 * gridDim.x, group, head_dim]  scratch
     float* partial_lse;               // [4 * gridDim.x, group]            scratch
@@ -106,8 +122,9 @@ struct ReuseArgs {
     Ring ring;
     Policy policy;
     Pause* pauses;               // [num_kv_heads]
-    unsigned* decisions;         // [num_kv_heads]  out: 2 * step + (1 = the attend kernel must read this group)
+    unsigned* decisions;         // [num_kv_heads]  DecisionBits; in: of the step that decided before, or 0
     unsigned char* outcomes;     // [num_q_heads]   out: HeadOutcome
+    float* reused_mass;          // [num_q_heads]   out, of reused heads: share of the softmax mass that lies on the matched entry's tokens
     float* out;                  // [num_q_heads, head_dim]
     Counters* counters;
 };

@@ -88,6 +88,8 @@ pub struct ReferenceStep {
     pub outcomes: Vec<HeadOutcome>,
     /// Position of the entry each head matched, reused or not.
     pub matched: Vec<Option<usize>>,
+    /// Per query head; see [`crate::Counters::reused_mass`].
+    pub reused_mass: Vec<f64>,
 }
 
 /// The reuse recurrence of one layer in f64.
@@ -144,6 +146,7 @@ impl ReferenceRing {
             out: Vec::new(),
             outcomes: vec![HeadOutcome::NotSearched; self.shape.num_q_heads()],
             matched: vec![None; self.shape.num_q_heads()],
+            reused_mass: vec![0.0; self.shape.num_q_heads()],
         };
         for entries in &mut self.entries {
             entries.retain(|entry| entry.pos < t);
@@ -173,7 +176,11 @@ impl ReferenceRing {
                 if step.matched[q_head].is_some() {
                     step.outcomes[q_head] = if reused { HeadOutcome::Reused } else { HeadOutcome::Refreshed };
                 }
-                step.out.push(state.merge(&attend(rot, kv, kv_head, prefix_end..t + 1)).out);
+                let all = state.merge(&attend(rot, kv, kv_head, prefix_end..t + 1));
+                if let Some(entry) = step.matched[q_head].filter(|_| reused).and_then(|pos| self.entry(q_head, pos)) {
+                    step.reused_mass[q_head] = (entry.state.lse - all.lse).exp();
+                }
+                step.out.push(all.out);
                 fresh.push((state, depth, distance));
             }
         }

@@ -105,6 +105,7 @@ struct Setting {
     bool overlap;
     Mode mode = kBoth;
     PaceCost cost = {};  // of kPaced
+    int change = 0;      // every so many replays another group misses
 };
 
 class Bench {
@@ -127,14 +128,17 @@ class Bench {
             fill(layer.q_pre, 10 * i + 4, 1.0f, 0.0f, Dtype::bf16);
             fill(layer.ring_query, 10 * i + 5, 1.0f, 0.0f, Dtype::bf16);
             fill_floats<<<512, 256>>>(layer.ring_out.data, layer.ring_out.count);
-            // All but one head of the first group hit.
-            std::vector<unsigned char> flags(shape.num_q_heads, 1);
-            flags[1 % shape.num_q_heads] = 0;
-            layer.forced_heads.upload(flags);
         }
         reuse_ = prepared(false, shape.dtype, shape.head_dim, shape.group());
         attend_ = prepared(true, shape.dtype, shape.head_dim, shape.group());
         CHECK(cudaDeviceSynchronize());
+    }
+
+    // All heads hit but the last one of a group.
+    void miss_in(int group) {
+        std::vector<unsigned char> flags(shape_.num_q_heads, 1);
+        flags[(group + 1) * shape_.group() - 1] = 0;
+        for (Layer& layer : layers_) layer.forced_heads.upload(flags);
     }
 
     // Times one setting; the positions advance with every replay.
@@ -144,9 +148,10 @@ class Bench {
         const int repeats = paced_long ? kPacedRepeats : kRepeats, warmup = paced_long ? kPacedWarmup : kWarmup;
         const int before = tokens_ - 1 - (repeats + warmup) / 2;
         state_.upload({StepState{before, 0}});
+        miss_in(0);
         for (Layer& layer : layers_) {
             seed_ring<<<64, 256>>>(layer.ring(), shape_.num_q_heads, before + 1);
-            layer.pauses.zero(), layer.counters.zero();
+            layer.pauses.zero(), layer.counters.zero(), layer.decisions.zero();
         }
         CHECK(cudaDeviceSynchronize());
         Graph graph([&](cudaStream_t stream) { enqueue(setting, stream); });
@@ -156,7 +161,8 @@ class Bench {
         other.mode = kExact;
         Graph exact([&](cudaStream_t stream) { enqueue(other, stream); });
         Pace pace{setting.cost};
-        double searched = 0, steps = 0;
+        double searched = 0;
+        int steps = 0;
         std::vector<double> before_reused = each(&Counters::groups_reused);
         const auto paced = [&] {
             ++steps;
@@ -171,7 +177,10 @@ class Bench {
             before_reused = now;
             return time;
         };
-        const std::function<double()> once = setting.mode == kPaced ? std::function<double()>(paced) : [&] { return graph.replay(); };
+        const std::function<double()> once = setting.mode == kPaced ? std::function<double()>(paced) : [&] {
+            if (setting.change > 0 && ++steps % setting.change == 0) miss_in(steps / setting.change % 2);
+            return graph.replay();
+        };
         const Timing time = timed(once, layers_.size(), repeats, warmup);
         if (!print) return time;
         const double reads = static_cast<double>(repeats + warmup) * layers_.size(), kv = total(&Counters::kv_bytes_read) / reads / 1e6,
@@ -267,6 +276,8 @@ void bench(const BenchOptions& options) {
                 bench.run({"exact", none, cluster, true, kExact});
                 bench.run({"resting", none, cluster, true, kRest});
                 bench.run({"all hit, lag 64", all, cluster, true});
+                bench.run({"one group missed", forced(kPatternHeads, 64), cluster, true});
+                bench.run({"missed group changes", forced(kPatternHeads, 64), cluster, true, kBoth, {}, 8});
                 bench.run({"95% of heads hit", forced(kPatternRandom, 64, 0.95, 99), cluster, true});
                 bench.run({"none hits, forced", none, cluster, true});
                 continue;

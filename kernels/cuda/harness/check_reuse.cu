@@ -6,16 +6,11 @@
 
 namespace {
 
-// What the attend kernel reads before the decisions when all groups were read in the step before.
-unsigned long long bytes_ahead(const Layer& layer, int position) {
-    const int length = position + 1, dim = layer.shape.head_dim;
+// The most that the attend kernel reads on a guess.
+unsigned long long bytes_guessed(const Layer& layer) {
+    const int dim = layer.shape.head_dim;
     const int stages = dim == 64 ? attend_stages<64>(kSharedKb) : dim == 96 ? attend_stages<96>(kSharedKb) : dim == 128 ? attend_stages<128>(kSharedKb) : attend_stages<256>(kSharedKb);
-    const Split split(length, std::max(0, length - layer.band), layer.shape.num_kv_heads, layer.grid);
-    unsigned long long tokens = 0;
-    for (int b = 0; b < split.blocks; ++b) {
-        tokens += split.tokens_between(split.start(b), std::min(split.start(b + 1), split.start(b) + (stages - 1) * kAttendWarps));
-    }
-    return tokens * 4 * dim;
+    return static_cast<unsigned long long>(layer.grid) * (guessed_tiles(dim, 8) + stages - 1) * kAttendWarps * kTileTokens * 4 * dim;
 }
 
 struct ReuseCase {
@@ -29,6 +24,7 @@ struct ReuseCase {
     int rest_every = 0;      // every so many steps attend runs alone, with the ring
     bool damage = false;     // now and then an entry's log-sum-exp becomes infinite or NaN
     Pause stored_pause = {}; // of every group, before the first step
+    bool flip = false;       // groups hit or miss by turns, and change sides half way
 };
 
 // A chain of steps of one layer, on the device and in the oracle.
@@ -36,7 +32,7 @@ class Chain {
   public:
     Chain(const ReuseCase& test, unsigned long long seed)
         : test_(test), seed_(seed), layer_(test.shape, test.start + test.steps + 3, test.slots, test.band, multiprocessors()), kv_(filled(layer_, seed)),
-          flags_(flags(layer_, seed)), oracle_(layer_, kv_, with_heads(test.policy, layer_), flags_), state_(1), position_(test.start - 1),
+          flags_(test.flip ? alternating(layer_, 0) : flags(layer_, seed)), oracle_(layer_, kv_, with_heads(test.policy, layer_), flags_), state_(1), position_(test.start - 1), read_(test.shape.num_kv_heads, 0),
           place_(normals(layer_.q_pre.count, seed + 77, 1.0f)) {
         set_position(state_, position_);
         if (test.stored_pause.remaining > 0) {
@@ -58,25 +54,24 @@ class Chain {
         for (int step = 0; step < test_.steps; ++step) {
             if (test_.rewind > 0 && step == test_.steps / 2) rewind(step);
             if (test_.damage && step % 3 == 2) damage(step);
+            if (test_.flip && step == test_.steps / 2) oracle_.forced_heads = alternating(layer_, 1);
             ++position_;
             const bool resting = test_.rest_every > 0 && step % test_.rest_every == test_.rest_every - 1;
             const std::vector<float> q_pre = upload_query(layer_.q_pre, next_query(step), Dtype::bf16);
             past_.push_back(q_pre);
             const auto q_rot = upload_query(layer_.q_rot, normals(q_pre.size(), seed_ + 3000 + step, 2.0f), test_.shape.dtype);
-            layer_.out.poison(), layer_.outcomes.poison();
+            layer_.out.poison(), layer_.outcomes.poison(), layer_.reused_mass.poison();
             CHECK(cudaGraphLaunch(resting ? resting_ : searching_, stream_));
             CHECK(cudaStreamSynchronize(stream_));
-            std::vector<State64> want;
-            std::vector<unsigned char> outcomes;
-            oracle_.step(position_, resting, q_pre, q_rot, want, outcomes);
-            compare_heads(want, outcomes, q_pre);
-            compare_groups(outcomes, resting);
+            const Oracle::Step want = oracle_.step(position_, resting, q_pre, q_rot);
+            compare_heads(want, q_pre);
+            compare_groups(want.outcomes, resting);
         }
         compare_counters();
         const Counters& c = oracle_.counters;
-        std::printf("%-4s reuse %-26s %s D%-3d %2d/%-2d M%-3d S%-3d cluster %2d: %3d steps, groups reused %llu/%llu, heads matched %llu, depth %u, worst %.1e, lse %.1e\n",
+        std::printf("%-4s reuse %-26s %s D%-3d %2d/%-2d M%-3d S%-3d cluster %2d: %3d steps, groups reused %llu/%llu, heads matched %llu, depth %u, worst %.1e, lse %.1e, mass %.1e\n",
                     faults_ ? "FAIL" : "ok", test_.name, test_.shape.dtype == Dtype::bf16 ? "bf16" : "f16 ", test_.shape.head_dim, test_.shape.num_q_heads,
-                    test_.shape.num_kv_heads, test_.slots, test_.band, test_.cluster, test_.steps, c.groups_reused, c.groups, c.heads_matched, deepest_, worst_, worst_lse_);
+                    test_.shape.num_kv_heads, test_.slots, test_.band, test_.cluster, test_.steps, c.groups_reused, c.groups, c.heads_matched, deepest_, worst_, worst_lse_, worst_mass_);
         return faults_;
     }
 
@@ -88,6 +83,13 @@ class Chain {
     static std::vector<unsigned char> flags(Layer& layer, unsigned long long seed) {
         std::vector<unsigned char> flags(layer.shape.num_q_heads);
         for (size_t h = 0; h < flags.size(); ++h) flags[h] = hash_u32(seed + 9, h) % 8 != 0;
+        layer.forced_heads.upload(flags);
+        return flags;
+    }
+    // Every other group hits, beginning with `first`.
+    static std::vector<unsigned char> alternating(Layer& layer, int first) {
+        std::vector<unsigned char> flags(layer.shape.num_q_heads);
+        for (size_t h = 0; h < flags.size(); ++h) flags[h] = h / layer.shape.group() % 2 == first;
         layer.forced_heads.upload(flags);
         return flags;
     }
@@ -151,17 +153,21 @@ class Chain {
         if (++faults_ <= 4) std::printf("  %s: %s at position %d, %d: got %g, expected %g\n", test_.name, what, position_, where, got, want);
     }
 
-    void compare_heads(const std::vector<State64>& want, const std::vector<unsigned char>& outcomes, const std::vector<float>& q_pre) {
+    void compare_heads(const Oracle::Step& want, const std::vector<float>& q_pre) {
         const int dim = test_.shape.head_dim;
         const auto out = layer_.out.download(), ring_out = layer_.ring_out.download();
         const auto meta = layer_.meta.download();
         const auto keys = layer_.ring_query.download();
-        const auto got_outcomes = layer_.outcomes.download();
+        const auto outcomes = layer_.outcomes.download();
+        const auto mass = layer_.reused_mass.download();
         for (int h = 0; h < test_.shape.num_q_heads; ++h) {
-            const double error = relative_error(out.data() + static_cast<size_t>(h) * dim, want[h].out);
+            const double error = relative_error(out.data() + static_cast<size_t>(h) * dim, want.out[h].out);
             if (!(error <= kTolerance)) fault("output", h, error, 0);
             worst_ = error <= worst_ ? worst_ : error;
-            if (got_outcomes[h] != outcomes[h]) fault("outcome", h, got_outcomes[h], outcomes[h]);
+            if (outcomes[h] != want.outcomes[h]) fault("outcome", h, outcomes[h], want.outcomes[h]);
+            const double mass_error = want.reused_mass[h] > 0 ? std::fabs(mass[h] / want.reused_mass[h] - 1) : std::fabs(mass[h]);
+            if (!(mass_error <= (want.reused_mass[h] > 0 ? 1e-3 : 0.0))) fault("reused mass", h, mass[h], want.reused_mass[h]);
+            worst_mass_ = std::max(worst_mass_, mass_error);
             const size_t row = static_cast<size_t>(h) * layer_.slots + position_ % layer_.slots;
             const Entry64& entry = oracle_.ring[h][position_ % layer_.slots];
             const RingMeta& m = meta[row];
@@ -189,20 +195,22 @@ class Chain {
             if (got.misses != want.misses) fault("misses", g, got.misses, want.misses);
         }
         if (resting) return;
-        const auto read = layer_.decisions.download();
-        const bool expected = all_read_;
-        all_read_ = std::all_of(read.begin(), read.end(), [](unsigned decision) { return decision & 1; });
-        if (expected && !all_read_) ahead_bytes_ += bytes_ahead(layer_, position_);
-        for (size_t g = 0; g < read.size(); ++g) {
-            const bool reused = outcomes[g * test_.shape.group()] == kReused;
-            if ((read[g] & 1) != !reused) fault("decision", g, read[g], !reused);
+        const auto words = layer_.decisions.download();
+        bool repeated = true;  // by every group that had repeated itself before
+        for (size_t g = 0; g < words.size(); ++g) {
+            const bool read = outcomes[g * test_.shape.group()] != kReused;
+            if (read_[g] == 0 || read_[g] == kHistory) repeated = repeated && read == (read_[g] & kRead);
+            read_[g] = (read_[g] << 1 | read) & kHistory;
+            const unsigned want = state_.download()[0].step << kDecisionShift | read_[g];
+            if (words[g] != want) fault("decision", g, words[g], want);
         }
+        if (!repeated) guessed_bytes_ += bytes_guessed(layer_);
     }
 
     void compare_counters() {
         const Counters got = layer_.counters.download()[0], want = oracle_.counters;
         // Whether the attend kernel looked before or after the decisions is a matter of timing.
-        if (got.kv_bytes_read < want.kv_bytes_read || got.kv_bytes_read > want.kv_bytes_read + ahead_bytes_) fault("kv_bytes_read", -1, got.kv_bytes_read, want.kv_bytes_read + ahead_bytes_);
+        if (got.kv_bytes_read < want.kv_bytes_read || got.kv_bytes_read > want.kv_bytes_read + guessed_bytes_) fault("kv_bytes_read", -1, got.kv_bytes_read, want.kv_bytes_read + guessed_bytes_);
         if (got.kv_bytes_exact != want.kv_bytes_exact) fault("kv_bytes_exact", -1, got.kv_bytes_exact, want.kv_bytes_exact);
         if (test_.policy.prune ? got.ring_bytes > want.ring_bytes : got.ring_bytes != want.ring_bytes) fault("ring_bytes", -1, got.ring_bytes, want.ring_bytes);
         if (got.groups != want.groups || got.groups_reused != want.groups_reused) fault("groups_reused", -1, got.groups_reused, want.groups_reused);
@@ -218,34 +226,35 @@ class Chain {
     Oracle oracle_;
     Buffer<StepState> state_;
     int position_;
+    std::vector<unsigned> read_;            // per group: its latest decisions, as its word holds them
     std::vector<float> place_;              // around which each head's queries lie
     std::vector<std::vector<float>> past_;  // queries of every step
     cudaStream_t stream_ = nullptr;
     cudaGraphExec_t searching_ = nullptr, resting_ = nullptr;
-    bool all_read_ = false;
-    unsigned long long ahead_bytes_ = 0;  // read for groups that were expected to be read and were not
+    unsigned long long guessed_bytes_ = 0;  // may have been read on wrong guesses
     int faults_ = 0;
-    double worst_ = 0, worst_lse_ = 0;
+    double worst_ = 0, worst_lse_ = 0, worst_mass_ = 0;
     unsigned deepest_ = 0;
 };
 
 }  // namespace
 
-int check_reuse(bool quick) {
+int check_reuse(CheckSize size, const std::vector<int>& dims) {
     int failures = 0;
+    const bool quick = size != CheckSize::full;
     unsigned long long seed = 4242;
     const auto run = [&](const ReuseCase& test) { failures += Chain(test, seed += 17).run() != 0; };
-#ifdef ONLY_D128
-    const std::vector<int> dims = {128};
-#else
-    const std::vector<int> dims = {64, 96, 128, 256};
-#endif
-    const int steps = quick ? 20 : 130;
+    const int steps = size == CheckSize::tiny ? 8 : quick ? 20 : 130;
     for (int dim : dims) {
         for (Dtype dtype : {Dtype::bf16, Dtype::f16}) {
             const Policy search = paper(dim, 0.45f, 40, 0, false), pruned = paper(dim, 0.45f, 40, 0, true), pausing = paper(dim, 0.45f, 40, 4, true);
             // Early enough for prefixes, and so for hits, even in a short chain.
             const int start = quick ? 36 : 0;
+            if (size == CheckSize::tiny) {
+                if (dtype == Dtype::bf16) run({"paper", {dtype, 8, 2, dim}, 48, 32, start, steps, search, 8, 0.1});
+                else run({"forced heads, flipped, wide", {dtype, 24, 2, dim}, 64, 32, 44, 12, forced(kPatternHeads, 1), 2, 0.5, 0, 0, false, {}, true});
+                continue;
+            }
             run({"paper", {dtype, 8, 2, dim}, 48, 32, start, steps, search, 8, 0.1});
             run({"paper pruned", {dtype, 16, 2, dim}, 48, 32, start, steps, pruned, 8, 0.05});
             run({"paper wide group", {dtype, 16, 1, dim}, 100, 16, start, steps, search, 16, 0.02});
@@ -262,15 +271,18 @@ int check_reuse(bool quick) {
             run({"forced all", {dtype, 14, 2, dim}, 64, 48, 0, steps, forced(kPatternAll, 20), 8, 0.5});
             run({"forced random", {dtype, 8, 4, dim}, 64, 48, 0, steps, forced(kPatternRandom, 64, 0.9, 7), 1, 0.5});
             run({"forced heads", {dtype, 8, 4, dim}, 64, 48, 10, steps, forced(kPatternHeads, 1), 8, 0.5});
+            run({"forced heads, flipped", {dtype, 8, 4, dim}, 64, 48, 10, steps, forced(kPatternHeads, 1), 8, 0.5, 0, 0, false, {}, true});
             run({"forced heads, pauses", {dtype, 24, 2, dim}, 48, 40, 10, steps, forced(kPatternHeads, 48, 0, 0, 8), 8, 0.5});
             run({"forced none", {dtype, 8, 4, dim}, 64, 48, 10, 20, forced(kPatternNone, 8), 8, 0.5});
             run({"forced none, pauses", {dtype, 8, 4, dim}, 64, 48, 10, 40, forced(kPatternNone, 8, 0, 0, 16), 8, 0.5});
         }
     }
     for (int cluster : {8, 16}) {
+        if (size == CheckSize::tiny || !std::count(dims.begin(), dims.end(), 128)) continue;
         const int far = quick ? 3000 : 126970;
         run({"paper 127K", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 0, false), cluster, 0.01});
         run({"paper pruned 127K", {Dtype::bf16, 32, 4, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 16, true), cluster, 0.01});
+        run({"forced heads 127K, flipped", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 14, forced(kPatternHeads, 64), cluster, 0.5, 0, 0, false, {}, true});
         run({"forced random 127K", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 8, forced(kPatternRandom, 64, 0.95, 3), cluster, 0.5});
     }
     return failures;

@@ -13,7 +13,7 @@ struct Layer {
     Shape shape;
     int capacity, slots, band, grid;
     Buffer<unsigned short> k, v, q_rot, q_pre, ring_query;
-    Buffer<float> out, ring_out, partial_out, partial_lse;
+    Buffer<float> out, ring_out, partial_out, partial_lse, reused_mass;
     Buffer<RingMeta> meta;
     Buffer<unsigned> arrivals;
     Buffer<unsigned> decisions;
@@ -26,11 +26,11 @@ struct Layer {
           k(static_cast<size_t>(shape.num_kv_heads) * capacity * shape.head_dim), v(k.count), q_rot(shape.num_q_heads * shape.head_dim), q_pre(q_rot.count),
           ring_query(static_cast<size_t>(shape.num_q_heads) * slots * shape.head_dim), out(q_rot.count), ring_out(ring_query.count),
           partial_out(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group() * shape.head_dim),
-          partial_lse(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group()),
+          partial_lse(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group()), reused_mass(shape.num_q_heads),
           meta(static_cast<size_t>(shape.num_q_heads) * slots), arrivals(static_cast<size_t>(shape.num_kv_heads) * 2), decisions(shape.num_kv_heads), outcomes(shape.num_q_heads),
           forced_heads(shape.num_q_heads), pauses(shape.num_kv_heads), counters(1) {
         arrivals.zero(), pauses.poison(), counters.zero(), forced_heads.zero();
-        out.poison(), partial_out.poison(), partial_lse.poison(), decisions.zero(), outcomes.poison(), ring_out.poison(), ring_query.poison();
+        out.poison(), partial_out.poison(), partial_lse.poison(), decisions.zero(), outcomes.poison(), reused_mass.poison(), ring_out.poison(), ring_query.poison();
         meta.zero();
         truncate_ring<<<64, 256>>>(ring(), shape.num_q_heads, 0, pauses.data, shape.num_kv_heads);
         CHECK(cudaGetLastError());
@@ -40,11 +40,11 @@ struct Layer {
     AttendArgs attend_args(const StepState* state, Attends what) const {
         Ring none{};
         return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), what == Attends::exact ? none : ring(),
-                what != Attends::decided ? nullptr : decisions.data, outcomes.data, out.data, partial_out.data, partial_lse.data, arrivals.data, counters.data};
+                what != Attends::decided ? nullptr : decisions.data, outcomes.data, reused_mass.data, out.data, partial_out.data, partial_lse.data, arrivals.data, counters.data};
     }
     ReuseArgs reuse_args(const StepState* state, const Policy& policy) const {
         return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), ring(), policy,
-                pauses.data, decisions.data, outcomes.data, out.data, counters.data};
+                pauses.data, decisions.data, outcomes.data, reused_mass.data, out.data, counters.data};
     }
 };
 

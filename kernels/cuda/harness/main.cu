@@ -1,6 +1,6 @@
-// check [quick] [exact | reuse]    every kernel against the oracle; the exit status says whether it held
+// check [quick | tiny] [exact | reuse] [dims...]    every kernel against the oracle; the exit status says whether it held
 // bench [brief] [plain] [tokens...]    32/8 and 32/4 heads, head dimension 128
-// bench grid [tokens...]               many shapes, four settings each
+// bench grid [tokens...]               many shapes, six settings each
 // bench rates [tokens...]              hit rates from none to all against exact, CSV
 #include <cstdlib>
 #include <cstring>
@@ -17,7 +17,17 @@ int main(int argc, char** argv) {
     };
     setvbuf(stdout, nullptr, _IOLBF, 0);
     if (has("check")) {
-        const int failures = (has("reuse") ? 0 : check_exact(has("quick"))) + (has("exact") ? 0 : check_reuse(has("quick")));
+        const CheckSize size = has("tiny") ? CheckSize::tiny : has("quick") ? CheckSize::quick : CheckSize::full;
+#ifdef ONLY_D128
+        const std::vector<int> dims = {128};
+#else
+        std::vector<int> dims;
+        for (int i = 2; i < argc; ++i) {
+            if (std::atoi(argv[i]) > 0) dims.push_back(std::atoi(argv[i]));
+        }
+        if (dims.empty()) dims = {64, 96, 128, 256};
+#endif
+        const int failures = (has("reuse") ? 0 : check_exact(size, dims)) + (has("exact") ? 0 : check_reuse(size, dims));
         std::printf("check: %d failures\n", failures);
         return failures != 0;
     }

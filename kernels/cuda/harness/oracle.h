@@ -141,25 +141,29 @@ struct Oracle {
         }
     }
 
-    // Returns the outputs and outcomes; q_pre, q_rot: [num_q_heads, head_dim]. resting: attend alone, with the ring.
-    void step(int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out,
-              std::vector<unsigned char>& outcomes) {
+    // What a step leaves per query head.
+    struct Step {
+        std::vector<State64> out;
+        std::vector<unsigned char> outcomes;
+        std::vector<double> reused_mass;
+    };
+    // q_pre, q_rot: [num_q_heads, head_dim]. resting: attend alone, with the ring.
+    Step step(int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot) {
         const Shape& shape = layer.shape;
-        out.assign(shape.num_q_heads, {});
-        outcomes.assign(shape.num_q_heads, kNotSearched);
+        Step done{std::vector<State64>(shape.num_q_heads), std::vector<unsigned char>(shape.num_q_heads, kNotSearched), std::vector<double>(shape.num_q_heads, 0.0)};
         std::vector<Counters> per_group(shape.num_kv_heads);
-        parallel(shape.num_kv_heads, [&](int g) { per_group[g] = step_group(g, position, resting, q_pre, q_rot, out, outcomes); });
+        parallel(shape.num_kv_heads, [&](int g) { per_group[g] = step_group(g, position, resting, q_pre, q_rot, done); });
         for (const Counters& c : per_group) {
             counters.kv_bytes_read += c.kv_bytes_read, counters.kv_bytes_exact += c.kv_bytes_exact, counters.ring_bytes += c.ring_bytes;
             counters.groups += c.groups, counters.groups_reused += c.groups_reused;
             counters.heads_matched += c.heads_matched, counters.heads_reused += c.heads_reused;
         }
+        return done;
     }
 
   private:
     // One KV head's step, with the bytes that these kernels touch for it.
-    Counters step_group(int g, int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot, std::vector<State64>& out,
-                        std::vector<unsigned char>& outcomes) {
+    Counters step_group(int g, int position, bool resting, const std::vector<float>& q_pre, const std::vector<float>& q_rot, Step& done) {
         const int dim = layer.shape.head_dim, group = layer.shape.group(), length = position + 1, band = layer.band;
         const int boundary = std::max(0, length - band);
         const bool searches = !resting && tick(g, position);
@@ -188,8 +192,9 @@ struct Oracle {
             } else {
                 entry.state = attend64(layer, kv, q, g, 0, boundary);
             }
-            out[head] = merge64(entry.state, attend64(layer, kv, q, g, boundary, length));
-            outcomes[head] = found[i] == nullptr ? (searches ? kMissed : kNotSearched) : reused ? kReused : kRefreshed;
+            done.out[head] = merge64(entry.state, attend64(layer, kv, q, g, boundary, length));
+            if (reused) done.reused_mass[head] = std::exp(found[i]->state.lse - done.out[head].lse);
+            done.outcomes[head] = found[i] == nullptr ? (searches ? kMissed : kNotSearched) : reused ? kReused : kRefreshed;
             c.heads_matched += found[i] != nullptr;
             c.heads_reused += reused;
             c.ring_bytes += 6 * dim + 16 + (reused ? 4 * dim + 16 : 0) + static_cast<unsigned long long>(layer.slots) * (tagged * 8 + searches * 2 * dim);

@@ -3,7 +3,7 @@
 # compute capability 9.0, the only one that the harness is built for.
 #
 #   run.sh build [nvcc flags...]                  kernels and harness
-#   run.sh check [quick] [exact | reuse]          against the f64 oracle; fails if anything is off
+#   run.sh check [quick | tiny] [exact | reuse] [dims...]   against the f64 oracle; fails if anything is off
 #   run.sh bench [brief] [plain] [tokens...]      times 32/8 and 32/4 heads, after a quick check
 #   run.sh bench grid [tokens...]                 the same, many shapes
 #   run.sh bench rates [tokens...]                hit rates from none to all against exact attention, as CSV

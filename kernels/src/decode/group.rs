@@ -59,6 +59,8 @@ struct Merged {
     prefix_lse: [f32; MAX_GROUP],
     depth: [u32; MAX_GROUP],
     distance: [f32; MAX_GROUP],
+    /// See [`crate::Counters::reused_mass`].
+    reused_mass: [f32; MAX_GROUP],
     /// `[group_size, head_dim]`, paired order.
     scratch: Vec<f32>,
     /// `[head_dim]`.
@@ -74,6 +76,7 @@ impl Group {
             prefix_lse: [f32::NEG_INFINITY; MAX_GROUP],
             depth: [0; MAX_GROUP],
             distance: [0.0; MAX_GROUP],
+            reused_mass: [0.0; MAX_GROUP],
             scratch: vec![0.0; elements],
             natural: vec![0.0; shape.head_dim()],
         };
@@ -108,8 +111,10 @@ impl Group {
     ) {
         let (prefix_states, tail_states) = states[self.tasks.clone()].split_at(self.prefix_tasks);
         let mut merged = lock(&self.merged);
-        let Merged { out, prefix, prefix_lse, depth, distance, scratch, natural } = &mut *merged;
+        let Merged { out, prefix, prefix_lse, depth, distance, reused_mass, scratch, natural } = &mut *merged;
         let head_dim = self.head_dim;
+        // Log-sum-exps of the reused states.
+        let mut reused_lse = [f32::NEG_INFINITY; MAX_GROUP];
 
         let (totals, lses) = combine(prefix_states, heads.len(), scratch);
         for (h, head) in heads.iter().enumerate() {
@@ -124,7 +129,7 @@ impl Group {
             };
             simd.unpair(&scratch[span], totals[h], natural);
             prefix.copy_from_slice(entry.out);
-            prefix_lse[h] = entry.lse;
+            (prefix_lse[h], reused_lse[h]) = (entry.lse, entry.lse);
             merge(prefix, &mut prefix_lse[h], natural, lses[h]);
             depth[h] = entry.depth.saturating_add(1);
             distance[h] = entry.distance + found.distance;
@@ -137,12 +142,18 @@ impl Group {
             out[span.clone()].copy_from_slice(&prefix[span.clone()]);
             let mut lse = prefix_lse[h];
             merge(&mut out[span], &mut lse, natural, lses[h]);
+            reused_mass[h] = share(reused_lse[h], lse);
         }
     }
 
     /// `[group_size, head_dim]`, after the step's tasks.
     pub(super) fn out(&mut self) -> &[f32] {
         &self.merged.get_mut().unwrap_or_else(PoisonError::into_inner).out
+    }
+
+    /// Per head of the group, after the step's tasks; see [`crate::Counters::reused_mass`].
+    pub(super) fn reused_mass(&mut self, group_size: usize) -> &[f32] {
+        &self.merged.get_mut().unwrap_or_else(PoisonError::into_inner).reused_mass[..group_size]
     }
 
     /// The prefix state of the group's head `h`, after the step's tasks.
@@ -155,6 +166,12 @@ impl Group {
             distance: merged.distance[h],
         }
     }
+}
+
+/// The share of the softmax mass behind log-sum-exp `all` that lies on the tokens behind `part`, some of them; 1 if that is
+/// not a number.
+fn share(part: f32, all: f32) -> f32 {
+    if part == f32::NEG_INFINITY { 0.0 } else { ((f64::from(part) - f64::from(all)).exp() as f32).min(1.0) }
 }
 
 /// Adds up span states into `scratch` (`[group_size, head_dim]`, paired order, on the scale of the largest score) and

@@ -137,8 +137,10 @@ impl DecodeAttention {
         let kv_bytes_read = self.run_tasks(kv, Some(&*ring), pool);
 
         let head_dim = self.shape.head_dim();
+        counters.reused_mass.clear();
         for (group, out) in self.groups.iter_mut().zip(out.chunks_exact_mut(group_size * head_dim)) {
             out.copy_from_slice(group.out());
+            counters.reused_mass.extend_from_slice(group.reused_mass(group_size));
         }
         if !matches!(policy, Policy::Exact) {
             self.write_entries(query.pre, ring, t);

@@ -45,7 +45,9 @@ fn every_kind_of_step_is_what_it_is_called() {
         let report = owned.report().unwrap().to_vec();
         for (i, got) in report.iter().enumerate() {
             // Not the bytes of K and V: what is read ahead in vain depends on when a decision is seen.
-            let seen = |c: &Counters| (c.heads.clone(), c.groups, c.groups_reused, c.ring_bytes, c.kv_bytes_exact);
+            let seen = |c: &Counters| {
+                (c.heads.clone(), c.reused_mass.clone(), c.groups, c.groups_reused, c.ring_bytes, c.kv_bytes_exact)
+            };
             assert_eq!(seen(got), seen(&counters), "layer {i} at {pos}, {kind:?}");
             assert_eq!(owned.out(i).unwrap(), want, "layer {i} at {pos}, {kind:?}");
         }

@@ -105,7 +105,9 @@ impl<'a> Pair<'a> {
             self.seen.worst = self.seen.worst.max(error);
             assert!(error < TOLERANCE, "output of head {q_head} at {pos}: off by {error:e} under {policy:?}");
         }
-        self.compare_rings(pos, policy, &before);
+        if !self.compare_rings(pos, policy, &before) {
+            self.compare_masses(pos, &counters.reused_mass, &want.reused_mass);
+        }
     }
 
     fn compare_counters(&self, pos: usize, got: &Counters) {
@@ -126,9 +128,22 @@ impl<'a> Pair<'a> {
         assert!(!searched || got.ring_bytes > 0, "ring bytes at {pos}");
     }
 
+    /// As far as both reused the same entries.
+    fn compare_masses(&self, pos: usize, got: &[f32], oracle: &[f64]) {
+        assert_eq!((got.len(), self.counters.reused_mass.len()), (oracle.len(), oracle.len()));
+        for (q_head, (got, want)) in got.iter().zip(&self.counters.reused_mass).enumerate() {
+            for want in [f64::from(*want), oracle[q_head]] {
+                let close = (f64::from(*got) - want).abs() <= 1e-3 * want;
+                assert!(close, "reused mass of head {q_head} at {pos}: {got} of {want}");
+            }
+            let reused = self.counters.heads[q_head] == HeadOutcome::Reused;
+            assert_eq!(reused, *got > 0.0, "reused mass of head {q_head} at {pos}: {got}");
+        }
+    }
+
     /// Every position and number of the two rings. Where two candidates were equally near but for rounding, the device
-    /// gets the CPU's entries, so that the rest of the run can be compared.
-    fn compare_rings(&mut self, pos: usize, policy: &Policy, before: &Ring) {
+    /// gets the CPU's entries, so that the rest of the run can be compared, and this returns true.
+    fn compare_rings(&mut self, pos: usize, policy: &Policy, before: &Ring) -> bool {
         let got = self.device.attention.ring(0).unwrap();
         let sorted = |ring: &Ring| {
             let mut positions: Vec<usize> = ring.positions().collect();
@@ -158,6 +173,7 @@ impl<'a> Pair<'a> {
             self.seen.excused += 1;
             self.device.attention.restore_ring(0, &self.ring).unwrap();
         }
+        excused
     }
 
     /// Whether the two nearest candidates of a head are equally far but for rounding.

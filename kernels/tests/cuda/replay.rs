@@ -81,7 +81,9 @@ fn a_replayed_step_equals_an_eager_one_bit_for_bit() {
                 for (i, layer) in eager.iter_mut().enumerate() {
                     let got = outs[i].to_vec().unwrap();
                     assert_eq!(bits(&got), bits(&outputs[i]), "{shape:?} layer {i} at {pos}");
-                    assert_eq!(counters[i].heads, layer.attention.report().unwrap()[0].heads, "layer {i} at {pos}");
+                    let want = &layer.attention.report().unwrap()[0];
+                    assert_eq!(counters[i].heads, want.heads, "layer {i} at {pos}");
+                    assert_eq!(counters[i].reused_mass, want.reused_mass, "layer {i} at {pos}");
                     assert!(got.iter().all(|x| x.is_finite()));
                 }
             }

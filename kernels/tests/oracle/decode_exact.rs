@@ -62,6 +62,7 @@ fn lengths_around_every_cut_match_the_oracle() {
             assert_eq!(counters.kv_bytes_exact, counters.kv_bytes_read);
             assert_eq!(counters.ring_bytes, 0);
             assert!(counters.heads.iter().all(|head| *head == HeadOutcome::NotSearched));
+            assert_eq!(counters.reused_mass, [0.0; 6]);
         }
     }
 }

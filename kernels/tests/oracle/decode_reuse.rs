@@ -39,6 +39,13 @@ impl<'a> Pair<'a> {
         self.attention.step(query, &kv, &mut self.ring, policy, &mut self.out, &mut self.counters, pool).unwrap();
         let want = self.oracle.step(query.pre, query.rot, &kv, policy);
         prop_assert_eq!(&self.counters.heads, &want.outcomes, "at {}", pos);
+        prop_assert_eq!(self.counters.reused_mass.len(), want.reused_mass.len());
+        for (q_head, (got, want)) in self.counters.reused_mass.iter().zip(&want.reused_mass).enumerate() {
+            // A share errs relatively by what the two log-sum-exps err absolutely.
+            let close = (f64::from(*got) - want).abs() <= 10.0 * self.tolerance * want;
+            let reused = self.counters.heads[q_head] == HeadOutcome::Reused;
+            prop_assert!(close && reused == (*got > 0.0), "mass of head {} at {}: {} of {}", q_head, pos, got, want);
+        }
         let head_dim = self.layer.shape.head_dim();
         for (q_head, (got, want)) in self.out.chunks_exact(head_dim).zip(&want.out).enumerate() {
             let error = relative_l2(got, want);
@@ -150,7 +157,13 @@ fn with_one_repeated_query_reuse_is_exact_attention() {
         for q_head in 0..4 {
             let span = q_head * 64..(q_head + 1) * 64;
             let want = attend(&first[span.clone()], &kv, q_head / 2, 0..pos + 1);
-            assert!(relative_l2(&pair.out[span], &want.out) < 1e-5);
+            assert!(relative_l2(&pair.out[span.clone()], &want.out) < 1e-5);
+            // All distances are 0, so the oldest entry of the window was reused, with the logits of this very query: the
+            // reused mass is the exact one.
+            let stored = RingLayout { slots: 64, band: 32 }.prefix_end(pos.saturating_sub(64).max(300));
+            let mass = (attend(&first[span], &kv, q_head / 2, 0..stored).lse - want.lse).exp();
+            let mass = if pos == 300 { 0.0 } else { mass };
+            assert!((f64::from(pair.counters.reused_mass[q_head]) - mass).abs() < 1e-5, "head {q_head} at {pos}");
         }
         let reused = pair.counters.heads_reused();
         assert_eq!(reused, if pos == 300 { 0 } else { 4 });

@@ -73,6 +73,9 @@ pub(super) struct Totals {
     pub(super) heads_reused: u64,
 }
 
+/// A group's decision is a word: the step from this bit on, and in bit 0 whether the group must be read.
+pub(super) const DECISION_SHIFT: u32 = 5;
+
 pub(super) const PAPER: i32 = 1;
 pub(super) const FORCED: i32 = 2;
 
@@ -118,6 +121,7 @@ pub(super) struct AttendArgs {
     pub(super) ring: RingArgs,
     pub(super) decisions: u64,
     pub(super) outcomes: u64,
+    pub(super) reused_mass: u64,
     pub(super) out: u64,
     pub(super) partial_out: u64,
     pub(super) partial_lse: u64,
@@ -139,6 +143,7 @@ pub(super) struct ReuseArgs {
     pub(super) pauses: u64,
     pub(super) decisions: u64,
     pub(super) outcomes: u64,
+    pub(super) reused_mass: u64,
     pub(super) out: u64,
     pub(super) counters: u64,
 }
@@ -186,6 +191,6 @@ const _: () = {
     assert!(size_of::<Totals>() == 56);
     assert!(size_of::<PolicyArgs>() == 48 && std::mem::offset_of!(PolicyArgs, seed) == 32);
     assert!(size_of::<PauseArgs>() == 12);
-    assert!(size_of::<AttendArgs>() == 152 && std::mem::offset_of!(AttendArgs, ring) == 64);
-    assert!(size_of::<ReuseArgs>() == 184 && std::mem::offset_of!(ReuseArgs, policy) == 96);
+    assert!(size_of::<AttendArgs>() == 160 && std::mem::offset_of!(AttendArgs, ring) == 64);
+    assert!(size_of::<ReuseArgs>() == 192 && std::mem::offset_of!(ReuseArgs, policy) == 96);
 };

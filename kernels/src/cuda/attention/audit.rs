@@ -3,7 +3,7 @@
 use bytemuck::Zeroable as _;
 
 use super::super::{Argument, CudaError, DeviceBuffer, Gpu};
-use super::abi::{AttendArgs, RingArgs, StepState, Totals};
+use super::abi::{AttendArgs, DECISION_SHIFT, RingArgs, StepState, Totals};
 use super::{CudaAttention, CudaStep};
 use crate::decode::relative_l2;
 use crate::{AttentionShape, Audit, KernelError};
@@ -12,6 +12,8 @@ use crate::{AttentionShape, Audit, KernelError};
 pub(super) struct AuditScratch {
     /// `[num_q_heads, head_dim]`.
     out: DeviceBuffer<f32>,
+    /// `[num_q_heads]`.
+    reused_mass: DeviceBuffer<f32>,
     /// `[num_kv_heads]`.
     decisions: DeviceBuffer<u32>,
     totals: DeviceBuffer<Totals>,
@@ -21,6 +23,7 @@ impl AuditScratch {
     pub(super) fn new(gpu: &Gpu, shape: AttentionShape) -> Result<Self, CudaError> {
         Ok(Self {
             out: gpu.alloc_zeroed(shape.num_q_heads() * shape.head_dim())?,
+            reused_mass: gpu.alloc_zeroed(shape.num_q_heads())?,
             decisions: gpu.alloc_zeroed(shape.num_kv_heads())?,
             totals: gpu.alloc_zeroed(1)?,
         })
@@ -46,12 +49,13 @@ impl CudaAttention {
         let mut state = [StepState::zeroed()];
         self.state.read(0, &mut state)?;
         // Tagged with the step as the reuse kernel does; only this group is to be read.
-        let tags: Vec<u32> =
-            (0..shape.num_kv_heads()).map(|head| state[0].step << 1 | u32::from(head == kv_head)).collect();
+        let tag = |head| state[0].step << DECISION_SHIFT | u32::from(head == kv_head);
+        let tags: Vec<u32> = (0..shape.num_kv_heads()).map(tag).collect();
         self.audit.decisions.write(0, &tags)?;
         let args = AttendArgs {
             ring: RingArgs::zeroed(),
             decisions: self.audit.decisions.address(),
+            reused_mass: self.audit.reused_mass.address(),
             out: self.audit.out.address(),
             counters: self.audit.totals.address(),
             ..self.attend_args(layer, step)?

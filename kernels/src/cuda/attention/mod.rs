@@ -244,10 +244,24 @@ impl CudaAttention {
             // SAFETY: passed on.
             return unsafe { self.step_resting(layer, step) };
         };
-        let AttendArgs { state, q_rot, q_pre, kv, heads, ring, decisions, outcomes, out, counters, .. } = attend;
-        let pauses = self.rings.pauses(layer);
-        let reuse =
-            ReuseArgs { state, q_rot, q_pre, kv, heads, ring, policy, pauses, decisions, outcomes, out, counters };
+        let AttendArgs {
+            state, q_rot, q_pre, kv, heads, ring, decisions, outcomes, reused_mass, out, counters, ..
+        } = attend;
+        let reuse = ReuseArgs {
+            state,
+            q_rot,
+            q_pre,
+            kv,
+            heads,
+            ring,
+            policy,
+            pauses: self.rings.pauses(layer),
+            decisions,
+            outcomes,
+            reused_mass,
+            out,
+            counters,
+        };
         // SAFETY: as above; attend follows at once and finds this step's decisions.
         unsafe {
             self.kernels.reuse.launch(self.kernels.reuse_launch, &[Argument::from(&reuse)])?;
@@ -330,6 +344,7 @@ impl CudaAttention {
             ring: self.rings.args(layer),
             decisions: self.rings.decisions(layer),
             outcomes: self.report.outcomes(layer),
+            reused_mass: self.report.reused_mass(layer),
             out,
             partial_out: self.partial_out.address(),
             partial_lse: self.partial_lse.address(),
