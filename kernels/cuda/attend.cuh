@@ -5,7 +5,7 @@
 // scratch; the blocks of a group join those together (combine.cuh). With nothing to read the kernel returns at once.
 //
 // Launch: grid = one block per multiprocessor, >= num_kv_heads, all resident at once; block = kAttendThreads; dynamic
-// shared memory = attend_shared_bytes<kDim, kHeads>(). Programmatic dependent launch is allowed and useful; what is read ahead is
+// shared memory = attend_shared_bytes<E, kDim, kHeads>(). Programmatic dependent launch is allowed and useful; what is read ahead is
 // the step state and K and V of tokens before the newest.
 #pragma once
 
@@ -24,17 +24,23 @@ constexpr int kSharedKb = 163;
 constexpr int kSharedKb = 99;
 #endif
 
+// Tokens of a tile here: about the same bytes whatever the elements are.
+template <class E>
+constexpr int kAttendTileTokens = 2 * kTileTokens / E::kBytes;
+template <class E, int kDim>
+using AttendLayout = TileLayout<E, kDim, kAttendTileTokens<E>>;
+
 // Tiles that a warp keeps in flight or in use: 4 at head dimension 128, about the same bytes at others, fewer where they
 // do not fit. At least 2, so a head dimension may ask for more than a small device has.
-template <int kDim>
+template <class E, int kDim>
 __host__ __device__ constexpr int attend_stages(int shared_kb) {
     const int wanted = 512 / kDim < 3 ? 3 : 512 / kDim;
-    const int fitting = (shared_kb * 1024 - 16 * TileLayout<kDim>::kPitch - 1024) / (kAttendWarps * TileLayout<kDim>::kBytes);
+    const int fitting = (shared_kb * 1024 - 16 * query_pitch(kDim) - 1024) / (kAttendWarps * AttendLayout<E, kDim>::kBytes);
     return fitting < 2 ? 2 : fitting < wanted ? fitting : wanted;
 }
-template <int kDim, int kHeads>
+template <class E, int kDim, int kHeads>
 __host__ __device__ constexpr int attend_shared_bytes(int shared_kb) {
-    const int needed = kAttendWarps * attend_stages<kDim>(shared_kb) * TileLayout<kDim>::kBytes + kHeads * TileLayout<kDim>::kPitch;
+    const int needed = kAttendWarps * attend_stages<E, kDim>(shared_kb) * AttendLayout<E, kDim>::kBytes + kHeads * query_pitch(kDim);
     // More than half of a multiprocessor's shared memory, or two blocks could share one and leave another idle.
     const int exclusive = (shared_kb + 1) / 2 * 1024 + 1024;
     return needed > exclusive ? needed : exclusive;
@@ -94,11 +100,11 @@ __device__ inline unsigned await_word(const AttendArgs& args, unsigned step, int
 
 template <class E, int kDim, int kHeads>
 __device__ inline void attend_tokens(const AttendArgs& args) {
-    using State = WarpState<E, kDim, kHeads>;
-    constexpr int kStages = attend_stages<kDim>(kSharedKb);
-    constexpr int kTileBytes = TileLayout<kDim>::kBytes;
+    constexpr int kTokens = kAttendTileTokens<E>, kStages = attend_stages<E, kDim>(kSharedKb), kTileBytes = AttendLayout<E, kDim>::kBytes;
     constexpr int kAhead = (kStages - 1) * kAttendWarps;  // tiles that a block asks for ahead of their use
     constexpr int kGuessed = guessed_tiles(kDim, kHeads);
+    using State = WarpState<E, kDim, kHeads, kTokens>;
+    static_assert(kTileBytes >= state_bytes(kDim, kHeads));  // a buffer takes the warp's state in the end
     extern __shared__ __align__(128) unsigned char buffer[];  // tiles [warp, stage], then queries
     __shared__ AttendShared shared;
     unsigned char* const queries = buffer + kAttendWarps * kStages * kTileBytes;
@@ -111,14 +117,13 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
     if (warp == 0) guess_groups(args, shared, step);
     __syncthreads();
 
-    Split split(length, boundary, shared.num_groups, gridDim.x);
+    Split split(length, boundary, shared.num_groups, gridDim.x, kTokens);
     int begin = 0, end = 0;            // this block's tiles
     int next = 0, stage = 0;           // this warp's next tile, which will be in buffer `stage`
     TileAt at_next{}, at_load{};       // where it lies, and where the tile to load next does
     bool early = true;                 // earlier kernels of this step may still run
     const uint64_t policy = evict_first_policy();
     const uint32_t tiles = shared_address(buffer + warp * kStages * kTileBytes);
-    const size_t head_bytes = static_cast<size_t>(args.kv.capacity) * (2 * kDim);
     // Waits for what earlier kernels of this step write. The reuse kernel before this one still runs for groups that hit: what it
     // waited for is visible through its words, so this kernel waits for it only before it ends.
     const auto inputs_there = [&] {
@@ -129,11 +134,9 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
         if (tile < end) {
             const Span tokens = split.tokens(at_load.tile);
             // The newest token is the only one that a kernel of this step writes.
-            if (early && tokens.begin + kTileTokens >= length) inputs_there();
-            const size_t offset = shared.groups[at_load.group] * head_bytes;
-            const char* k = static_cast<const char*>(args.kv.k) + offset;
-            const char* v = static_cast<const char*>(args.kv.v) + offset;
-            load_tile<kDim>(tiles + into * kTileBytes, k, v, tokens.begin, tokens.end, policy);
+            if (early && tokens.begin + kTokens >= length) inputs_there();
+            const HeadKv<E, kDim> kv(args.kv, shared.groups[at_load.group]);
+            load_tile<E, kDim, kTokens>(tiles + into * kTileBytes, kv, tokens.begin, tokens.end, policy);
             at_load = split.advance(at_load, kAttendWarps);
         }
         commit_copies();
@@ -160,7 +163,7 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
         if (!shared.changed) return true;
         wait_copies<0>();
         tokens_read = split.tokens_between(begin, min(end, loaded));
-        split = Split(length, boundary, shared.num_groups, gridDim.x);
+        split = Split(length, boundary, shared.num_groups, gridDim.x, kTokens);
         start();
         return false;
     };
@@ -181,7 +184,7 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
         const int kv_head = shared.groups[index];
         if (at == begin || at == index * split.tiles) {
             const char* q = static_cast<const char*>(args.q_rot) + static_cast<size_t>(kv_head) * group_size * (2 * kDim);
-            load_queries<kDim, kHeads>(queries, q, group_size, threadIdx.x, kAttendThreads);
+            load_queries<E, kDim, kHeads>(queries, q, group_size, threadIdx.x, kAttendThreads);
         }
         __syncthreads();
 
@@ -239,8 +242,8 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
     }
     if (threadIdx.x == 0) {
         tokens_read += split.tokens_between(begin, end);
-        if (tokens_read > 0) atomicAdd(&args.counters->kv_bytes_read, tokens_read * (4ull * kDim));
-        if (args.decisions == nullptr) atomicAdd(&args.counters->kv_bytes_exact, tokens_read * (4ull * kDim));
+        if (tokens_read > 0) atomicAdd(&args.counters->kv_bytes_read, static_cast<unsigned long long>(tokens_read) * HeadKv<E, kDim>::kTokenBytes);
+        if (args.decisions == nullptr) atomicAdd(&args.counters->kv_bytes_exact, static_cast<unsigned long long>(tokens_read) * HeadKv<E, kDim>::kTokenBytes);
     }
     wait_for_previous();
 }
@@ -248,17 +251,32 @@ __device__ inline void attend_tokens(const AttendArgs& args) {
 template <class E, int kDim, int kHeads>
 __device__ inline void attend(const AttendArgs& args) {
     // Where no block fits the host cannot launch this, and nothing is compiled.
-    if constexpr (attend_shared_bytes<kDim, kHeads>(kSharedKb) <= kSharedKb * 1024) attend_tokens<E, kDim, kHeads>(args);
+    if constexpr (attend_shared_bytes<E, kDim, kHeads>(kSharedKb) <= kSharedKb * 1024) attend_tokens<E, kDim, kHeads>(args);
 }
 
-// Registers are capped so that these blocks fit beside the reuse kernel's, except where the state needs more.
-#define ATTEND_KERNEL(name, element, dim, heads)                                                                                \
-    extern "C" __global__ void __maxnreg__((dim) * (heads) <= 1024 ? 128 : 255) name(const __grid_constant__ AttendArgs args) { \
-        attend<element, dim, heads>(args);                                                                                      \
+// Registers are capped so that a multiprocessor holds these blocks beside the reuse kernel's, except where the state needs more. Each of its
+// quarters has 16,384: three of reuse's warps and one of these are 3 * 32 * 120 + 32 * 152. 8-bit tiles need more than 16-bit ones. Before
+// Hopper the two kernels never run at once.
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+constexpr int kByteRegisters = 152;
+#else
+constexpr int kByteRegisters = 168;
+#endif
+template <class E>
+constexpr int attend_registers(int dim, int heads) {
+    return dim * heads > 1024 ? 255 : E::kBytes == 1 ? kByteRegisters : 128;
+}
+#define ATTEND_KERNEL(name, element, dim, heads)                                                                                      \
+    extern "C" __global__ void __maxnreg__(attend_registers<element>(dim, heads)) name(const __grid_constant__ AttendArgs args) { \
+        attend<element, dim, heads>(args);                                                                                            \
     }
-// The four kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.
+// The kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.
 #define ATTEND_KERNELS(dim)                                \
     ATTEND_KERNEL(attend_bf16_d##dim##_h8, Bf16, dim, 8)   \
     ATTEND_KERNEL(attend_bf16_d##dim##_h16, Bf16, dim, 16) \
     ATTEND_KERNEL(attend_f16_d##dim##_h8, F16, dim, 8)     \
-    ATTEND_KERNEL(attend_f16_d##dim##_h16, F16, dim, 16)
+    ATTEND_KERNEL(attend_f16_d##dim##_h16, F16, dim, 16)   \
+    ATTEND_KERNEL(attend_fp8_d##dim##_h8, Fp8, dim, 8)     \
+    ATTEND_KERNEL(attend_fp8_d##dim##_h16, Fp8, dim, 16)   \
+    ATTEND_KERNEL(attend_q8_d##dim##_h8, Q8, dim, 8)       \
+    ATTEND_KERNEL(attend_q8_d##dim##_h16, Q8, dim, 16)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cuda_fp16.h>
 
 __device__ inline uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
 
@@ -16,6 +17,10 @@ __device__ inline uint64_t evict_first_policy() {
 __device__ inline void copy_async(uint32_t shared, const void* global, int bytes, uint64_t policy) {
     asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(bytes), "l"(policy)
                  : "memory");
+}
+// 8 bytes, or zeros. Without the hint, of which ptxas 13.0 makes an illegal instruction at this size.
+__device__ inline void copy_async_8(uint32_t shared, const void* global, int bytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], 8, %2;" ::"r"(shared), "l"(global), "r"(bytes) : "memory");
 }
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `kPending` of this thread's newest groups are under way.
@@ -36,6 +41,16 @@ __device__ inline void load_matrices_transposed(uint32_t (&r)[4], uint32_t share
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
                  : "r"(shared)
                  : "memory");
+}
+__device__ inline uint32_t load_word(uint32_t shared) {
+    uint32_t word;
+    asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(shared) : "memory");
+    return word;
+}
+__device__ inline float load_half(uint32_t shared) {
+    uint16_t bits;
+    asm volatile("ld.shared.u16 %0, [%1];" : "=h"(bits) : "r"(shared) : "memory");
+    return __half2float(__ushort_as_half(bits));
 }
 __device__ inline uint32_t transpose_matrix(uint32_t packed) {
     uint32_t result;

@@ -16,8 +16,8 @@ __device__ inline float exp2_fast(float x) {
 // Two empty states are legal; without the guard (-inf) - (-inf) turns the row to NaN.
 __device__ inline float weight_log2(float x, float max) { return x == -CUDART_INF_F ? 0.0f : exp2_fast(x - max); }
 
-// Log-sum-exp (natural) of a sum of weights over a base-2 reference.
-__device__ inline float natural_lse(float weight, float max) { return weight > 0.0f ? (max + __log2f(weight)) * kLn2 : -CUDART_INF_F; }
+// Log-sum-exp (natural) of a sum of weights over a base-2 reference. NaN must not pass for empty.
+__device__ inline float natural_lse(float weight, float max) { return weight != 0.0f ? (max + __log2f(weight)) * kLn2 : -CUDART_INF_F; }
 
 __device__ inline float4 operator*(float a, float4 b) { return make_float4(a * b.x, a * b.y, a * b.z, a * b.w); }
 __device__ inline float4 operator+(float4 a, float4 b) { return make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w); }

@@ -23,9 +23,12 @@ __host__ __device__ constexpr int search_threads(int dim) { return dim < 256 ? 2
 __host__ __device__ constexpr int reuse_threads(int dim) { return search_threads(dim) + 32 * kTileWarps; }
 constexpr int kMaxCluster = 16;
 
+// A buffer for a tile of any element type, and in the end for a warp's state.
+__host__ __device__ constexpr int reuse_buffer_bytes(int dim) { return 2 * kTileTokens * (2 * dim + 16); }
+
 template <int kDim, int kHeads>
 __host__ __device__ constexpr int reuse_shared_bytes() {
-    return kTileWarps * (2 * TileLayout<kDim>::kBytes + kHeads * TileLayout<kDim>::kPitch) + 2 * 4 * (kHeads * kDim + 4 * kMaxCluster);
+    return kTileWarps * (2 * reuse_buffer_bytes(kDim) + kHeads * query_pitch(kDim)) + 2 * 4 * (kHeads * kDim + 4 * kMaxCluster);
 }
 
 // The two states of a step; also the buffer each is left in.
@@ -47,7 +50,8 @@ struct ReuseShared {
 template <class E, int kDim, int kHeads>
 struct Reuse {
     using State = WarpState<E, kDim, kHeads>;
-    static constexpr int kTileBytes = TileLayout<kDim>::kBytes;
+    static constexpr int kTileBytes = reuse_buffer_bytes(kDim), kTokenBytes = HeadKv<E, kDim>::kTokenBytes;
+    static_assert(kTileBytes >= TileLayout<E, kDim, kTileTokens>::kBytes && kTileBytes >= state_bytes(kDim, kHeads));
     static constexpr int kSearchThreads = search_threads(kDim), kSearchWarps = kSearchThreads / 32;
     // The second half of the search warps exchanges the tail, and completes.
     static constexpr int kWorkerFirst = kSearchThreads / 2, kWorkers = kSearchThreads / 2;
@@ -70,22 +74,22 @@ struct Reuse {
     // loaded: the first tile's copies have been started.
     __device__ void attend_span(int begin, int end, SpanKind which, bool loaded) {
         const auto attend = kDim < 256 ? attend_tiles_called : attend_tiles;
-        attend(keys(), values(), tile_of(which), shared_address(queries_of()), shared.begins[which], args.heads.scale_log2, first_token(begin),
+        attend(head_kv(), tile_of(which), shared_address(queries_of()), shared.begins[which], args.heads.scale_log2, first_token(begin),
                end, size * kTileWarps * kTileTokens, loaded);
     }
 
     // One copy of the code serves both spans: the second finds it in the instruction cache. Not where the state fills the
     // registers, because a call would spill some.
-    static __device__ __noinline__ void attend_tiles_called(const char* k, const char* v, unsigned char* tile, uint32_t queries, const int* begins,
+    static __device__ __noinline__ void attend_tiles_called(HeadKv<E, kDim> kv, unsigned char* tile, uint32_t queries, const int* begins,
                                                             float scale_log2, int token, int end, int stride, bool loaded) {
-        attend_tiles(k, v, tile, queries, begins, scale_log2, token, end, stride, loaded);
+        attend_tiles(kv, tile, queries, begins, scale_log2, token, end, stride, loaded);
     }
-    static __device__ __forceinline__ void attend_tiles(const char* k, const char* v, unsigned char* tile, uint32_t queries, const int* begins,
+    static __device__ __forceinline__ void attend_tiles(HeadKv<E, kDim> kv, unsigned char* tile, uint32_t queries, const int* begins,
                                                         float scale_log2, int token, int end, int stride, bool loaded) {
         State state;
         state.clear();
         for (; token < end; token += stride) {
-            if (!loaded) load_tile<kDim>(shared_address(tile), k, v, token, end, evict_first_policy());
+            if (!loaded) load_tile<E, kDim, kTileTokens>(shared_address(tile), kv, token, end, evict_first_policy());
             commit_copies();
             loaded = false;
             wait_copies<0>();
@@ -99,10 +103,8 @@ struct Reuse {
     __device__ int tile_warp() const { return threadIdx.x / 32 - kSearchWarps; }
     __device__ int first_token(int begin) const { return begin + (rank + size * tile_warp()) * kTileTokens; }
     __device__ unsigned char* tile_of(SpanKind which) const { return tiles + (2 * tile_warp() + which) * kTileBytes; }
-    __device__ unsigned char* queries_of() const { return queries + tile_warp() * kHeads * TileLayout<kDim>::kPitch; }
-    __device__ size_t head_offset() const { return static_cast<size_t>(kv_head) * args.kv.capacity * (2 * kDim); }
-    __device__ const char* keys() const { return static_cast<const char*>(args.kv.k) + head_offset(); }
-    __device__ const char* values() const { return static_cast<const char*>(args.kv.v) + head_offset(); }
+    __device__ unsigned char* queries_of() const { return queries + tile_warp() * kHeads * query_pitch(kDim); }
+    __device__ HeadKv<E, kDim> head_kv() const { return {args.kv, kv_head}; }
 
     // The tail, by the tile warps, while the others search.
     __device__ void attend_tail() {
@@ -110,12 +112,12 @@ struct Reuse {
         if (first < length) {
             // The newest token is the only one that a kernel of this step writes.
             if (first + kTileTokens >= length) wait_for_previous();
-            load_tile<kDim>(shared_address(tile_of(kTail)), keys(), values(), first, length, evict_first_policy());
+            load_tile<E, kDim, kTileTokens>(shared_address(tile_of(kTail)), head_kv(), first, length, evict_first_policy());
         }
         wait_for_previous();
         if (kAnnounces && rank == 0 && threadIdx.x == kPublisher) announce();
         const char* q = static_cast<const char*>(args.q_rot) + static_cast<size_t>(kv_head) * group * (2 * kDim);
-        load_queries<kDim, kHeads>(queries_of(), q, group, threadIdx.x % 32, 32);
+        load_queries<E, kDim, kHeads>(queries_of(), q, group, threadIdx.x % 32, 32);
         __syncwarp();
         attend_span(boundary, length, kTail, true);
     }
@@ -204,8 +206,8 @@ struct Reuse {
         if (may_search(args.policy, position)) args.pauses[kv_head] = pause_after(args.policy, shared.pause, measured, verdict.reused);
         Counters* counters = args.counters;
         atomicAdd(&counters->groups, 1ull);
-        atomicAdd(&counters->kv_bytes_exact, static_cast<unsigned long long>(length) * (4 * kDim));
-        if (tokens > 0) atomicAdd(&counters->kv_bytes_read, static_cast<unsigned long long>(tokens) * (4 * kDim));
+        atomicAdd(&counters->kv_bytes_exact, static_cast<unsigned long long>(length) * kTokenBytes);
+        if (tokens > 0) atomicAdd(&counters->kv_bytes_read, static_cast<unsigned long long>(tokens) * kTokenBytes);
         if (verdict.matches > 0) atomicAdd(&counters->heads_matched, static_cast<unsigned long long>(verdict.matches));
         if (!verdict.reused) return;
         atomicAdd(&counters->groups_reused, 1ull);
@@ -357,8 +359,8 @@ __device__ inline void reuse(const ReuseArgs& args) {
     extern __shared__ __align__(128) unsigned char buffer[];
     __shared__ ReuseShared shared;
     const int size = cluster_size(), group = args.heads.group;
-    unsigned char* const queries = buffer + 2 * kTileWarps * TileLayout<kDim>::kBytes;
-    float4* const slices = reinterpret_cast<float4*>(queries + kTileWarps * kHeads * TileLayout<kDim>::kPitch);
+    unsigned char* const queries = buffer + 2 * kTileWarps * reuse_buffer_bytes(kDim);
+    float4* const slices = reinterpret_cast<float4*>(queries + kTileWarps * kHeads * query_pitch(kDim));
     const int slice = (group * (kDim / 4) + size - 1) / size;
     const int kv_head = static_cast<int>(blockIdx.x) / size;
     Reuse<E, kDim, kHeads>{args, shared, buffer, queries, slices, cluster_rank(), size, kv_head, group, slice, 0, 0, 0, 0, false}.run();
@@ -375,9 +377,13 @@ constexpr int reuse_registers(int dim, int heads) { return dim * heads <= 1024 ?
     extern "C" __global__ void __maxnreg__(reuse_registers(dim, heads)) name(const __grid_constant__ ReuseArgs args) {     \
         reuse<element, dim, heads>(args);                                                                                          \
     }
-// The four kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.
+// The kernels of a head dimension: element type, and up to 8 or up to 16 query heads per KV head.
 #define REUSE_KERNELS(dim)                               \
     REUSE_KERNEL(reuse_bf16_d##dim##_h8, Bf16, dim, 8)   \
     REUSE_KERNEL(reuse_bf16_d##dim##_h16, Bf16, dim, 16) \
     REUSE_KERNEL(reuse_f16_d##dim##_h8, F16, dim, 8)     \
-    REUSE_KERNEL(reuse_f16_d##dim##_h16, F16, dim, 16)
+    REUSE_KERNEL(reuse_f16_d##dim##_h16, F16, dim, 16)   \
+    REUSE_KERNEL(reuse_fp8_d##dim##_h8, Fp8, dim, 8)     \
+    REUSE_KERNEL(reuse_fp8_d##dim##_h16, Fp8, dim, 16)   \
+    REUSE_KERNEL(reuse_q8_d##dim##_h8, Q8, dim, 8)       \
+    REUSE_KERNEL(reuse_q8_d##dim##_h16, Q8, dim, 16)

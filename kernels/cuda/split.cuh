@@ -23,15 +23,17 @@ constexpr int kSpanCost = 4;
 
 struct Split {
     int length, boundary;     // tokens; end of the prefix
+    int tile_tokens;
     int prefix_tiles, tiles;  // of one group
     int cost;                 // of a span, in cells beside its tiles
     int blocks;               // that have work
     int run, longer;          // cells of a block; the first `longer` blocks have one more
     static constexpr int kSpansPerBlock = 4;
 
-    __host__ __device__ Split(int length, int boundary, int groups, int max_blocks) : length(length), boundary(boundary) {
-        prefix_tiles = (boundary + kTileTokens - 1) / kTileTokens;
-        tiles = prefix_tiles + (length - boundary + kTileTokens - 1) / kTileTokens;
+    __host__ __device__ Split(int length, int boundary, int groups, int max_blocks, int tile_tokens)
+        : length(length), boundary(boundary), tile_tokens(tile_tokens) {
+        prefix_tiles = (boundary + tile_tokens - 1) / tile_tokens;
+        tiles = prefix_tiles + (length - boundary + tile_tokens - 1) / tile_tokens;
         // Every run must hold a tile, so it must be longer than what lies between two spans.
         cost = min(kSpanCost, groups * tiles / (4 * max_blocks));
         blocks = min(max_blocks, groups * tiles);  // none if nothing is read
@@ -63,8 +65,8 @@ struct Split {
     }
     // Tokens of a tile up to the end of its span.
     __host__ __device__ Span tokens(int tile_in_group) const {
-        return tile_in_group < prefix_tiles ? Span{tile_in_group * kTileTokens, boundary}
-                                            : Span{boundary + (tile_in_group - prefix_tiles) * kTileTokens, length};
+        return tile_in_group < prefix_tiles ? Span{tile_in_group * tile_tokens, boundary}
+                                            : Span{boundary + (tile_in_group - prefix_tiles) * tile_tokens, length};
     }
 
     // Spans are numbered 2 * group (prefix) and 2 * group + 1 (tail).
@@ -80,7 +82,7 @@ struct Split {
         for (int tile = begin; tile < end;) {
             const Span first = tokens(at(tile).tile);
             const int next = min(end, span_end(span_of(tile)));
-            sum += min(first.end - first.begin, (next - tile) * kTileTokens);
+            sum += min(first.end - first.begin, (next - tile) * tile_tokens);
             tile = next;
         }
         return sum;

@@ -27,12 +27,16 @@ struct Ring {
     int band;              // tokens nearest the cursor that a stored state leaves out, S
 };
 
-// One layer's K (rotated) and V.
+// One layer's K (rotated) and V: bf16, f16, fp8 (e4m3) or q8 (a byte is q + 128 with q in -127..127, and stands for q * scale).
 struct KvCache {
-    const void* k;  // [num_kv_heads, capacity, head_dim]  16-bit
-    const void* v;  // [num_kv_heads, capacity, head_dim]
-    int capacity;   // tokens
+    const void* k;         // [num_kv_heads, capacity, head_dim]
+    const void* v;         // [num_kv_heads, capacity, head_dim]
+    const __half* scales;  // [num_kv_heads, capacity, 2 (K, V), scale_slots(head_dim)]  q8 only: of kScaleBlock dimensions each
+    int capacity;          // tokens
 };
+constexpr int kScaleBlock = 32;
+// A power of two, so that a token's scales are read in accesses that never straddle.
+__host__ __device__ constexpr int scale_slots(int head_dim) { return head_dim <= 64 ? 2 : head_dim <= 128 ? 4 : 8; }
 
 // Query heads are grouped: head h reads KV head h / group.
 struct Heads {
@@ -97,7 +101,7 @@ struct Pause {
 // Attention over all tokens, for the groups that must be read. See attend.cuh.
 struct AttendArgs {
     const StepState* state;
-    const void* q_rot;                // [num_q_heads, head_dim]  16-bit, after RoPE
+    const void* q_rot;                // [num_q_heads, head_dim]  after RoPE; bf16 if K and V are, else f16
     const __nv_bfloat16* q_pre;       // [num_q_heads, head_dim]  before RoPE; read only with a ring
     KvCache kv;
     Heads heads;

@@ -27,7 +27,12 @@ impl PaceCost {
     /// head layouts (`cuda/README.md`), a little to the side of resting; they are latencies, and so change little from
     /// device to device.
     pub fn cuda(shape: AttentionShape, bytes_per_second: f64) -> Self {
-        let tokens_per_us = bytes_per_second / 1e6 / shape.kv_bytes_per_token() as f64;
+        Self::cuda_with_kv(shape, shape.kv_bytes_per_token(), bytes_per_second)
+    }
+
+    /// As [`Self::cuda`] for K and V of `token_bytes` a token in all heads of a layer.
+    pub fn cuda_with_kv(shape: AttentionShape, token_bytes: usize, bytes_per_second: f64) -> Self {
+        let tokens_per_us = bytes_per_second / 1e6 / token_bytes as f64;
         let head_dim = shape.head_dim() as f64;
         // Query elements that one KV head's search compares with every slot.
         let width = shape.group_size() as f64 * head_dim;

@@ -1,16 +1,10 @@
-//! Which device serves: what a look for a GPU found, the engine's words taken apart, and the memory a context may take.
+//! Which device serves: what a look for a GPU found, and the engine's words taken apart.
 
 use mac_attention::cuda::{FATBINS, MINIMUM_CAPABILITY, MINIMUM_DRIVER};
 use mac_attention::{CudaProbe, probe_cuda};
-use reprise_engine::{Device, DeviceKind as OnDevice, EngineError, ModelInfo, memory};
+use reprise_engine::{Device, DeviceKind as OnDevice, EngineError, KvFormat as Held, ModelInfo};
 
 use crate::ipc::{Advice, DeviceChoice, DeviceKind, GpuMemory, GpuView, UserError};
-
-/// At least this much, or the share below if that is more, is not offered to a context on a GPU: what the engine keeps
-/// back for the driver and for other programs (256 MiB and a 64th) is never more than either.
-const KEPT_BACK_BYTES: u64 = 512 << 20;
-/// A context is not offered the last 32nd of a GPU's memory.
-const KEPT_BACK_SHARE: u64 = 32;
 
 impl From<OnDevice> for DeviceKind {
     fn from(kind: OnDevice) -> Self {
@@ -61,18 +55,20 @@ fn version(number: i32) -> String {
     format!("{}.{}", number / 1000, number % 1000 / 10)
 }
 
-/// Loads where the user wants the model to live, with `load`. Beside it comes the reason why the processor serves if a
-/// GPU would have been taken. That choice is made here and not by the engine, so that the reason is an error with its
-/// advice and not just its words.
+/// Loads where the user wants the model to live, with `load`, its context held as wished if the device can: the processor
+/// holds 16 bits. Beside it comes the reason why the processor serves if a GPU would have been taken, and that the wish
+/// waits, if it does. That choice is made here and not by the engine, so that the reason is an error with its advice and
+/// not just its words.
 pub(crate) fn place<T>(
     choice: DeviceChoice,
+    wished: Held,
     gpu: &GpuView,
-    mut load: impl FnMut(Device) -> Result<T, EngineError>,
+    mut load: impl FnMut(Device, Held) -> Result<T, EngineError>,
 ) -> Result<(T, Option<UserError>), UserError> {
-    let on_gpu = |error| UserError::from_engine(error, OnDevice::Cuda);
+    let on_gpu = |error| UserError::from_engine(error, OnDevice::Cuda, wished);
     let left = match (choice, gpu) {
-        (DeviceChoice::Gpu, _) => return load(Device::Cuda).map(|loaded| (loaded, None)).map_err(on_gpu),
-        (DeviceChoice::Auto, GpuView::Usable { name, .. }) => match load(Device::Cuda) {
+        (DeviceChoice::Gpu, _) => return load(Device::Cuda, wished).map(|loaded| (loaded, None)).map_err(on_gpu),
+        (DeviceChoice::Auto, GpuView::Usable { name, .. }) => match load(Device::Cuda, wished) {
             Ok(loaded) => return Ok((loaded, None)),
             Err(error) if left_to_the_processor(&error) => Some(not_taken(name, on_gpu(error))),
             Err(error) => return Err(on_gpu(error)),
@@ -85,9 +81,22 @@ pub(crate) fn place<T>(
         }
         (DeviceChoice::Cpu, _) => None,
     };
-    match load(Device::Cpu) {
+    match load(Device::Cpu, Held::Bf16) {
+        Ok(loaded) if wished.is_8_bit() => Ok((loaded, Some(on_16_bits(left, gpu)))),
         Ok(loaded) => Ok((loaded, left)),
-        Err(error) => Err(UserError::from_engine(error, OnDevice::Cpu)),
+        Err(error) => Err(UserError::from_engine(error, OnDevice::Cpu, Held::Bf16)),
+    }
+}
+
+/// Tells, beside why the model is on the processor, that its context is not held in 8 bits.
+fn on_16_bits(left: Option<UserError>, gpu: &GpuView) -> UserError {
+    if let Some(left) = left {
+        return left.hint("Its context memory is 16-bit, as 8-bit needs a GPU.");
+    }
+    let told = UserError::new("The context memory is 16-bit: the model runs on the processor, and 8-bit needs a GPU.");
+    match gpu {
+        GpuView::Usable { .. } => told.advise(Advice::SetDevice { device: DeviceChoice::Auto }),
+        GpuView::Missing { why } | GpuView::Unusable { why, .. } => told.hint(why),
     }
 }
 
@@ -98,9 +107,9 @@ fn left_to_the_processor(error: &EngineError) -> bool {
 
 /// The reason, and of what to do about it what leads to the GPU.
 fn not_taken(name: &str, error: UserError) -> UserError {
-    let way = error.advice.into_iter().find(|advice| matches!(advice, Advice::SetContext { .. }));
+    let ways = error.advice.into_iter().filter(|way| matches!(way, Advice::SetContext { .. } | Advice::SetKv { .. }));
     let told = UserError::new(format!("The model runs on the processor: {name} did not take it.")).hint(error.message);
-    UserError { details: error.details, advice: told.advice.into_iter().chain(way).collect(), ..told }
+    UserError { details: error.details, advice: told.advice.into_iter().chain(ways).collect(), ..told }
 }
 
 /// With a capital and a full stop.
@@ -125,26 +134,12 @@ pub(crate) fn gpu_memory(info: &ModelInfo) -> Option<GpuMemory> {
     })
 }
 
-/// Bytes that a KV cache could have if the model were loaded again where it is: the present one is given back then.
-pub(crate) fn context_room(info: &ModelInfo) -> u64 {
-    let plan = &info.memory;
-    match info.device_memory {
-        Some(gpu) => {
-            let whole = gpu.free_bytes.saturating_add(gpu.used_bytes);
-            let kept_back = KEPT_BACK_BYTES.max(whole / KEPT_BACK_SHARE);
-            whole.saturating_sub(kept_back).saturating_sub(plan.total() - plan.kv_bytes)
-        }
-        None => memory::available_bytes().saturating_add(plan.kv_bytes),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use mac_attention::CudaDevice;
-    use reprise_engine::exec;
-    use reprise_engine::memory::MemoryPlan;
 
     use super::*;
+    use crate::ipc::KvFormat;
 
     fn found(driver_version: i32, compute_capability: (i32, i32)) -> CudaProbe {
         let device = CudaDevice { name: "NVIDIA H200".into(), compute_capability, memory_bytes: 141 << 30 };
@@ -198,9 +193,23 @@ mod tests {
         refused: Option<(Device, EngineError)>,
     ) -> Result<(Device, Option<UserError>), UserError> {
         let mut refused = refused;
-        place(choice, gpu, |device| match refused.take_if(|(on, _)| *on == device) {
+        place(choice, Held::Bf16, gpu, |device, _| match refused.take_if(|(on, _)| *on == device) {
             Some((_, error)) => Err(error),
             None => Ok(device),
+        })
+    }
+
+    /// As the engine is: what is more than 16 bits on the processor is refused there.
+    fn held(
+        choice: DeviceChoice,
+        wished: Held,
+        gpu: &GpuView,
+        full_gpu: bool,
+    ) -> Result<((Device, Held), Option<UserError>), UserError> {
+        place(choice, wished, gpu, |device, kv| match device {
+            Device::Cpu if kv.is_8_bit() => Err(EngineError::KvNeedsGpu { format: kv }),
+            Device::Cuda if full_gpu => Err(full()),
+            device => Ok((device, kv)),
         })
     }
 
@@ -220,13 +229,45 @@ mod tests {
         let left = left.expect("told");
         assert_eq!(device, Device::Cpu);
         assert!(left.message.contains("NVIDIA H200 did not take it"), "{left:?}");
-        assert!(matches!(&left.advice[..], [Advice::Hint { text }, Advice::SetContext { tokens: 65_536 }]
-            if text.contains("not enough GPU memory: 90 GiB")));
+        let eight_bits = Advice::SetKv { kv: KvFormat::Q8_0 };
+        assert!(matches!(&left.advice[..], [Advice::Hint { text }, Advice::SetContext { tokens: 65_536 }, last]
+            if text.contains("not enough GPU memory: 90 GiB") && *last == eight_bits));
         for gpu in [view(&found(12_040, (9, 0)), true), view(&CudaProbe::NoDriver, true)] {
             let (device, left) = placed(DeviceChoice::Auto, &gpu, None).unwrap();
             let hint = Advice::Hint { text: why(gpu) };
             assert_eq!((device, left.expect("told").advice), (Device::Cpu, vec![hint]));
         }
+    }
+
+    #[test]
+    fn a_wish_for_8_bits_holds_on_the_gpu() {
+        for choice in [DeviceChoice::Auto, DeviceChoice::Gpu] {
+            assert_eq!(held(choice, Held::Q8_0, &usable(), false), Ok(((Device::Cuda, Held::Q8_0), None)));
+        }
+        let error = held(DeviceChoice::Gpu, Held::Fp8, &usable(), true).unwrap_err();
+        assert!(!error.advice.iter().any(|advice| matches!(advice, Advice::SetKv { .. })), "{error:?}");
+    }
+
+    #[test]
+    fn a_wish_for_8_bits_waits_on_the_processor_and_that_is_told() {
+        let missing = view(&CudaProbe::NoDriver, true);
+        let old = view(&found(12_040, (9, 0)), true);
+        let cases = [
+            (DeviceChoice::Auto, usable(), true, "65536"),
+            (DeviceChoice::Auto, old.clone(), false, "CUDA 12.4"),
+            (DeviceChoice::Auto, missing.clone(), false, "No NVIDIA driver"),
+            (DeviceChoice::Cpu, usable(), false, "SetDevice"),
+            (DeviceChoice::Cpu, old, false, "CUDA 12.4"),
+            (DeviceChoice::Cpu, missing, false, "No NVIDIA driver"),
+        ];
+        for (choice, gpu, full_gpu, beside) in cases {
+            let (place, told) = held(choice, Held::Q8_0, &gpu, full_gpu).unwrap();
+            assert_eq!(place, (Device::Cpu, Held::Bf16));
+            let told = format!("{:?}", told.expect("told"));
+            assert!(told.contains("context memory is 16-bit") && told.contains(beside), "{told}");
+        }
+        // Nothing was wished that would wait.
+        assert_eq!(held(DeviceChoice::Cpu, Held::Bf16, &usable(), false), Ok(((Device::Cpu, Held::Bf16), None)));
     }
 
     #[test]
@@ -241,41 +282,5 @@ mod tests {
         let apart = |words| name_and_kernels(words);
         assert_eq!(apart("NVIDIA H200, CUDA, sm_90a kernels"), ("NVIDIA H200".into(), "CUDA, sm_90a kernels".into()));
         assert_eq!(apart("CPU"), ("CPU".into(), String::new()));
-    }
-
-    fn info(device_memory: Option<exec::DeviceMemory>) -> ModelInfo {
-        let memory =
-            MemoryPlan { weights_bytes: 4 << 30, kv_bytes: 2 << 30, ring_bytes: 1 << 30, scratch_bytes: 1 << 30 };
-        let device_kind = match device_memory {
-            Some(_) => OnDevice::Cuda,
-            None => OnDevice::Cpu,
-        };
-        ModelInfo {
-            name: "m".into(),
-            architecture: "qwen3".into(),
-            weights: "Q8_0".into(),
-            parameters: 0,
-            device: "d".into(),
-            device_kind,
-            fallback: None,
-            device_memory,
-            context_tokens: 1024,
-            max_context_tokens: 4096,
-            layers: 1,
-            num_q_heads: 1,
-            num_kv_heads: 1,
-            head_dim: 64,
-            memory,
-        }
-    }
-
-    #[test]
-    fn the_room_for_a_context_is_that_of_the_device() {
-        let gpu = exec::DeviceMemory { used_bytes: 6 << 30, free_bytes: 10 << 30, total_bytes: 24 << 30 };
-        // 16 GiB are the model's or free, half a GiB is kept back, 6 GiB do not depend on the context.
-        assert_eq!(context_room(&info(Some(gpu))), (19 << 30) / 2);
-        let full = exec::DeviceMemory { used_bytes: 1 << 30, free_bytes: 0, ..gpu };
-        assert_eq!(context_room(&info(Some(full))), 0);
-        assert!(context_room(&info(None)) > 2 << 30, "the KV cache held now is given back");
     }
 }

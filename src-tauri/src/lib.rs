@@ -28,6 +28,7 @@ mod library;
 pub mod model;
 mod rates;
 pub mod reply;
+mod room;
 pub mod settings;
 pub mod start;
 mod storage;

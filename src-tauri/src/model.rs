@@ -10,8 +10,8 @@ use reprise_engine::{Device, Engine, LoadOptions, memory, weights};
 use reprise_library::models;
 
 use crate::app::{App, lock};
-use crate::device;
-use crate::ipc::{Advice, ModelCard, ModelStatus, UserError};
+use crate::ipc::{Advice, ContextCost, KvFormat, ModelCard, ModelStatus, Settings, UserError};
+use crate::{device, room};
 
 /// Which model file the next start loads; the demo model where unset.
 const KEY: &str = "model";
@@ -103,13 +103,14 @@ pub fn load(app: &App, choice: Option<PathBuf>) {
         if !newest(&app, number) {
             return;
         }
-        let outcome = load_now(&app, choice.as_deref(), number);
+        let settings = app.settings();
+        let outcome = load_now(&app, choice.as_deref(), &settings, number);
         if !newest(&app, number) {
             return;
         }
         match outcome {
             Ok((engine, fallback)) => {
-                let info = Box::new(card(&engine, fallback, choice.is_none()));
+                let info = Box::new(card(&engine, settings.kv, fallback, choice.is_none()));
                 keep_choice(&app, choice);
                 *lock(&app.model().engine) = Some(engine);
                 announce(&app, ModelStatus::Ready { info });
@@ -122,8 +123,13 @@ pub fn load(app: &App, choice: Option<PathBuf>) {
     });
 }
 
-/// The model, and why it is on the processor if a GPU would have been taken.
-fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<(Engine, Option<UserError>), UserError> {
+/// The model, and what is to be told of where it is and how its context is held.
+fn load_now(
+    app: &App,
+    choice: Option<&Path>,
+    settings: &Settings,
+    number: u64,
+) -> Result<(Engine, Option<UserError>), UserError> {
     let named = choice.map(|path| path.to_string_lossy().into_owned());
     let path = models::resolve(named.as_deref())?;
     // The old model goes first: both at once may not fit.
@@ -134,7 +140,6 @@ fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<(Engine, Op
         engine.close(crate::reply::LONGEST_STOP);
     }
     app.library().forget_counts();
-    let settings = app.settings();
     let options = LoadOptions {
         model: path,
         context_tokens: settings.context_tokens.map(|tokens| tokens as usize),
@@ -142,9 +147,10 @@ fn load_now(app: &App, choice: Option<&Path>, number: u64) -> Result<(Engine, Op
         ring: RingLayout::default(),
         precision: weights::Precision::default(),
         device: Device::default(),
+        kv: settings.kv.into(),
     };
-    device::place(settings.device, &device::look(), |device| {
-        Engine::load(LoadOptions { device, ..options.clone() }, progress(app, title(choice), number))
+    device::place(settings.device, options.kv, &device::look(), |device, kv| {
+        Engine::load(LoadOptions { device, kv, ..options.clone() }, progress(app, title(choice), number))
     })
 }
 
@@ -185,7 +191,7 @@ fn title(choice: Option<&Path>) -> String {
     }
 }
 
-fn card(engine: &Engine, fallback: Option<UserError>, demo: bool) -> ModelCard {
+fn card(engine: &Engine, kv_wished: KvFormat, fallback: Option<UserError>, demo: bool) -> ModelCard {
     let info = engine.info();
     let count = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
     let (device_name, kernels) = device::name_and_kernels(&info.device);
@@ -198,6 +204,8 @@ fn card(engine: &Engine, fallback: Option<UserError>, demo: bool) -> ModelCard {
         device_name,
         kernels,
         device_kind: info.device_kind.into(),
+        kv: info.kv.into(),
+        kv_wished,
         fallback,
         gpu_memory: device::gpu_memory(info),
         context_tokens: count(info.context_tokens),
@@ -209,7 +217,9 @@ fn card(engine: &Engine, fallback: Option<UserError>, demo: bool) -> ModelCard {
         kv_bytes: info.memory.kv_bytes as f64,
         ring_bytes: info.memory.ring_bytes as f64,
         scratch_bytes: info.memory.scratch_bytes as f64,
-        context_room_bytes: device::context_room(info) as f64,
+        fixed_bytes: room::fixed_bytes(info) as f64,
+        context_costs: info.context_costs.iter().map(ContextCost::from).collect(),
+        context_room_bytes: room::context_room(info) as f64,
         free_bytes: memory::available_bytes() as f64,
         demo,
     }

@@ -4,7 +4,7 @@ use reprise_library::chats::ChatStore;
 use serde_json::Value;
 
 use crate::app::App;
-use crate::ipc::{AttentionMode, DeviceChoice, Settings, Theme, UserError};
+use crate::ipc::{AttentionMode, DeviceChoice, KvFormat, Settings, Theme, UserError};
 
 const KEY: &str = "settings";
 
@@ -21,6 +21,7 @@ impl Default for Settings {
             theme: Theme::System,
             attention: AttentionMode::Mac,
             device: DeviceChoice::Auto,
+            kv: KvFormat::Bf16,
             context_tokens: None,
             max_reply_tokens: 1024,
             temperature: 0.0,
@@ -138,5 +139,17 @@ mod tests {
         let chosen = over_defaults(&json!({ "device": "gpu" }));
         assert_eq!(chosen.device, DeviceChoice::Gpu);
         assert_eq!(over_defaults(&json!({ "device": "quantum" })).device, DeviceChoice::Auto);
+    }
+
+    #[test]
+    fn how_the_context_is_held_is_read_under_its_name_and_else_is_16_bits() {
+        let older = over_defaults(&json!({ "device": "cpu", "contextTokens": 8192 }));
+        assert_eq!(older, Settings { device: DeviceChoice::Cpu, context_tokens: Some(8192), ..Settings::default() });
+        let named = |name: &str| over_defaults(&json!({ "kv": name, "seed": 7 }));
+        for kv in [KvFormat::Bf16, KvFormat::Q8_0, KvFormat::Fp8] {
+            let name = reprise_engine::KvFormat::from(kv).name();
+            assert_eq!(named(name), Settings { kv, seed: 7, ..Settings::default() }, "as the engine names it: {name}");
+        }
+        assert_eq!(named("q2_k"), Settings { seed: 7, ..Settings::default() });
     }
 }

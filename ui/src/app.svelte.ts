@@ -203,8 +203,8 @@ export class App {
 		if (!this.settings.current.dashboardOpen) void this.settings.change({ dashboardOpen: true });
 	}
 
-	/** Loads the model again with another context or on another device. */
-	async place(choice: Partial<Pick<Settings, 'device' | 'contextTokens'>>): Promise<void> {
+	/** Loads the model again with another context, held in another way or on another device. */
+	async place(choice: Partial<Pick<Settings, 'device' | 'kv' | 'contextTokens'>>): Promise<void> {
 		if (await this.settings.change(choice)) await this.reloadModel();
 	}
 
@@ -233,6 +233,9 @@ export class App {
 				break;
 			case 'setDevice':
 				void this.place({ device: choice.device });
+				break;
+			case 'setKv':
+				void this.place({ kv: choice.kv });
 				break;
 			case 'reload':
 				void this.reloadModel();

@@ -67,6 +67,11 @@ describe.each([false, true])('an audit of accessibility finds nothing, dark: %s'
 		await page.getByTestId('settings').click();
 		await page.getByTestId('device-choice').waitFor();
 		expect(await problems(page)).toEqual([]);
+		const waiting = await visitor.visit({ script: 'no-gpu-8-bit', dark });
+		await waiting.getByTestId('error-notice').waitFor();
+		await waiting.getByTestId('settings').click();
+		await waiting.getByTestId('kv-choice').waitFor();
+		expect(await problems(waiting)).toEqual([]);
 		const other = await visitor.visit({ script: 'gpu', dark });
 		await other.getByTestId('model-status').click();
 		await other.getByTestId('model-card').waitFor();

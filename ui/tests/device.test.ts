@@ -1,6 +1,6 @@
-import type { Locator, Page } from 'playwright-core';
 import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
 import { ask, finished, picture, Visitor } from './browser';
+import { apply, description, loadedOn, openCard, openSettings, radio, slide, status } from './placement';
 
 let visitor: Visitor;
 beforeAll(async () => {
@@ -10,44 +10,6 @@ afterEach(() => {
 	expect(visitor.errors).toEqual([]);
 });
 afterAll(() => visitor.close());
-
-const status = (page: Page) => page.getByTestId('model-status');
-const radio = (page: Page, name: string) =>
-	page.getByTestId('device-choice').getByRole('radio', { name, exact: true });
-const apply = (page: Page) => page.getByTestId('apply-placement');
-
-async function openSettings(page: Page): Promise<void> {
-	await page.getByTestId('settings').click();
-	await page.getByTestId('settings-dialog').waitFor();
-}
-
-/** Opens the card that hangs under the model's button. */
-async function openCard(page: Page): Promise<Locator> {
-	await status(page).click();
-	const card = page.getByTestId('model-card');
-	await card.waitFor();
-	return card;
-}
-
-/** Waits for the end of a load and for the device it ended on. */
-async function loadedOn(page: Page, device: string): Promise<void> {
-	await page.locator('[data-testid=model-status][data-status=loading]').waitFor();
-	await page.getByTestId('device').filter({ hasText: device }).waitFor();
-}
-
-/** Words that describe a control to a screen reader. */
-async function description(control: Locator): Promise<string> {
-	const id = await control.getAttribute('aria-describedby');
-	return control
-		.page()
-		.locator(`[id="${id ?? ''}"]`)
-		.innerText();
-}
-
-/** Moves the slider as a hand would: by value, with its event. */
-async function slide(page: Page, tokens: number): Promise<void> {
-	await page.getByTestId('context-slider').fill(String(tokens));
-}
 
 it('shows the GPU, its kernels and its memory', async () => {
 	const page = await visitor.visit({ script: 'gpu' });
@@ -72,7 +34,7 @@ it('moves the model to the processor and back, and the chats stay', async () => 
 	expect(await radio(page, 'Automatic').isChecked()).toBe(true);
 	expect(await apply(page).isDisabled()).toBe(true);
 	const need = page.getByTestId('context-need');
-	await need.filter({ hasText: /On the GPU: .*\(measured\)/s }).waitFor();
+	await need.filter({ hasText: /On the GPU: .*16-bit context\s.*\(measured\)/s }).waitFor();
 	await radio(page, 'Processor').check();
 	await need.filter({ hasText: 'On the processor: ' }).waitFor();
 	await picture(page, 'gpu-settings-light');
@@ -96,6 +58,7 @@ it('is worked by keys alone', async () => {
 	await radio(page, 'Automatic').focus();
 	await page.keyboard.press('ArrowDown');
 	expect(await radio(page, 'Processor').isChecked()).toBe(true);
+	await page.keyboard.press('Tab');
 	await page.keyboard.press('Tab');
 	expect(await page.evaluate(() => document.activeElement?.getAttribute('data-testid'))).toBe(
 		'context-slider',

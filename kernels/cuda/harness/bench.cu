@@ -118,13 +118,13 @@ class Bench {
         for (int i = 0; i < layers; ++i) {
             Layer& layer = layers_.emplace_back(shape, tokens + kReplays, 512, 256, count);
             if (i == 0) {
-                fill(layer.k, 1, 1.0f, 0.0f, shape.dtype);
-                fill(layer.v, 2, 1.0f, 0.0f, shape.dtype);
+                fill_kv(layer, 1, 0.0f);
             } else {
-                CHECK(cudaMemcpyAsync(layer.k.data, layers_[0].k.data, layer.k.count * 2, cudaMemcpyDeviceToDevice));
-                CHECK(cudaMemcpyAsync(layer.v.data, layers_[0].v.data, layer.v.count * 2, cudaMemcpyDeviceToDevice));
+                CHECK(cudaMemcpyAsync(layer.k.data, layers_[0].k.data, layer.k.count, cudaMemcpyDeviceToDevice));
+                CHECK(cudaMemcpyAsync(layer.v.data, layers_[0].v.data, layer.v.count, cudaMemcpyDeviceToDevice));
+                CHECK(cudaMemcpyAsync(layer.scales.data, layers_[0].scales.data, layer.scales.count * 2, cudaMemcpyDeviceToDevice));
             }
-            fill(layer.q_rot, 10 * i + 3, 1.0f, 0.0f, shape.dtype);
+            fill(layer.q_rot, 10 * i + 3, 1.0f, 0.0f, query_dtype(shape.dtype));
             fill(layer.q_pre, 10 * i + 4, 1.0f, 0.0f, Dtype::bf16);
             fill(layer.ring_query, 10 * i + 5, 1.0f, 0.0f, Dtype::bf16);
             fill_floats<<<512, 256>>>(layer.ring_out.data, layer.ring_out.count);
@@ -185,7 +185,7 @@ class Bench {
         if (!print) return time;
         const double reads = static_cast<double>(repeats + warmup) * layers_.size(), kv = total(&Counters::kv_bytes_read) / reads / 1e6,
                      ring = total(&Counters::ring_bytes) / reads / 1e6, groups = total(&Counters::groups);
-        std::printf("%2d/%-2d D%-3d %6d %-22s c%-2d %-3s %7.2f us (mean %7.2f best %7.2f) kv %7.2f ring %5.2f MB %5.2f TB/s over4 %6.2f us reused %.3f", shape_.num_q_heads,
+        std::printf("%-4s %2d/%-2d D%-3d %6d %-22s c%-2d %-3s %7.2f us (mean %7.2f best %7.2f) kv %7.2f ring %5.2f MB %5.2f TB/s over4 %6.2f us reused %.3f", name_of(shape_.dtype), shape_.num_q_heads,
                     shape_.num_kv_heads, shape_.head_dim, tokens_, setting.name, setting.mode == kExact ? 0 : setting.cluster, setting.overlap ? "pdl" : "", time.median,
                     time.mean, time.best, kv, ring, (kv + ring) / time.median, time.median - (kv + ring) / 4, groups > 0 ? total(&Counters::groups_reused) / groups : 0.0);
         if (setting.mode == kPaced) std::printf(" searched %.2f", searched / steps);
@@ -195,7 +195,7 @@ class Bench {
 
     // The same bytes through a plain sum: what this device's memory gives.
     void plain_read() {
-        const size_t vectors = static_cast<size_t>(shape_.num_kv_heads) * tokens_ * shape_.head_dim / 8;
+        const size_t vectors = static_cast<size_t>(shape_.num_kv_heads) * tokens_ * shape_.row_bytes() / 16;
         Buffer<unsigned> result(1);
         Graph graph([&](cudaStream_t stream) {
             for (Layer& layer : layers_) {
@@ -206,6 +206,21 @@ class Bench {
         const Timing time = timed([&] { return graph.replay(); }, layers_.size(), 20);
         std::printf("%2d/%-2d D%d %6d  plain sum, two launches: %.2f us, %.2f TB/s\n", shape_.num_q_heads, shape_.num_kv_heads, shape_.head_dim, tokens_, time.median,
                     vectors * 32 / time.median / 1e6);
+    }
+
+    // 8-bit K and V of every layer to f16, as before a prefill of one more chunk.
+    void expand() {
+        const size_t count = static_cast<size_t>(shape_.num_kv_heads) * tokens_ * shape_.head_dim;
+        Buffer<unsigned short> k(count), v(count);
+        Graph graph([&](cudaStream_t stream) {
+            for (Layer& layer : layers_) {
+                launch_expand(shape_.dtype, {layer.kv(), k.data, v.data, tokens_, 0, tokens_, shape_.head_dim, shape_.num_kv_heads}, 8 * layer.grid, stream);
+            }
+        });
+        const Timing time = timed([&] { return graph.replay(); }, layers_.size(), 10);
+        const double bytes = 4.0 * count + static_cast<double>(shape_.num_kv_heads) * tokens_ * shape_.token_bytes();
+        std::printf("%-4s %2d/%-2d D%d %6d  expand to f16: %.2f us, %.2f TB/s\n", name_of(shape_.dtype), shape_.num_q_heads, shape_.num_kv_heads, shape_.head_dim, tokens_,
+                    time.median, bytes / time.median / 1e6);
     }
 
   private:
@@ -272,6 +287,7 @@ void bench(const BenchOptions& options) {
             Bench bench(shape, tokens, tokens > 200000 ? 8 : kLayers);
             const int cluster = reuse_cluster(shape.num_kv_heads, 9);
             if (options.plain) bench.plain_read();
+            if (options.plain && is_byte(shape.dtype)) bench.expand();
             if (options.brief) {
                 bench.run({"exact", none, cluster, true, kExact});
                 bench.run({"resting", none, cluster, true, kRest});

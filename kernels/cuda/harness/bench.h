@@ -8,7 +8,7 @@
 struct BenchOptions {
     std::vector<int> contexts;
     std::vector<Shape> shapes;
-    bool brief = false;  // six settings only
+    bool brief = false;  // seven settings only
     bool plain = false;  // also a plain sum over the same bytes
 };
 

@@ -6,11 +6,17 @@
 
 namespace {
 
+template <class E>
+int stages_of(int dim) {
+    return dim == 64 ? attend_stages<E, 64>(kSharedKb) : dim == 96 ? attend_stages<E, 96>(kSharedKb) : dim == 128 ? attend_stages<E, 128>(kSharedKb) : attend_stages<E, 256>(kSharedKb);
+}
+
 // The most that the attend kernel reads on a guess.
 unsigned long long bytes_guessed(const Layer& layer) {
-    const int dim = layer.shape.head_dim;
-    const int stages = dim == 64 ? attend_stages<64>(kSharedKb) : dim == 96 ? attend_stages<96>(kSharedKb) : dim == 128 ? attend_stages<128>(kSharedKb) : attend_stages<256>(kSharedKb);
-    return static_cast<unsigned long long>(layer.grid) * (guessed_tiles(dim, 8) + stages - 1) * kAttendWarps * kTileTokens * 4 * dim;
+    const bool bytes = is_byte(layer.shape.dtype);
+    const int dim = layer.shape.head_dim, stages = bytes ? stages_of<Fp8>(dim) : stages_of<Bf16>(dim);
+    const int tile_tokens = bytes ? kAttendTileTokens<Fp8> : kAttendTileTokens<Bf16>;
+    return static_cast<unsigned long long>(layer.grid) * (guessed_tiles(dim, 8) + stages - 1) * kAttendWarps * tile_tokens * layer.shape.token_bytes();
 }
 
 struct ReuseCase {
@@ -59,7 +65,7 @@ class Chain {
             const bool resting = test_.rest_every > 0 && step % test_.rest_every == test_.rest_every - 1;
             const std::vector<float> q_pre = upload_query(layer_.q_pre, next_query(step), Dtype::bf16);
             past_.push_back(q_pre);
-            const auto q_rot = upload_query(layer_.q_rot, normals(q_pre.size(), seed_ + 3000 + step, 2.0f), test_.shape.dtype);
+            const auto q_rot = upload_query(layer_.q_rot, normals(q_pre.size(), seed_ + 3000 + step, 2.0f), query_dtype(test_.shape.dtype));
             layer_.out.poison(), layer_.outcomes.poison(), layer_.reused_mass.poison();
             CHECK(cudaGraphLaunch(resting ? resting_ : searching_, stream_));
             CHECK(cudaStreamSynchronize(stream_));
@@ -69,15 +75,15 @@ class Chain {
         }
         compare_counters();
         const Counters& c = oracle_.counters;
-        std::printf("%-4s reuse %-26s %s D%-3d %2d/%-2d M%-3d S%-3d cluster %2d: %3d steps, groups reused %llu/%llu, heads matched %llu, depth %u, worst %.1e, lse %.1e, mass %.1e\n",
-                    faults_ ? "FAIL" : "ok", test_.name, test_.shape.dtype == Dtype::bf16 ? "bf16" : "f16 ", test_.shape.head_dim, test_.shape.num_q_heads,
+        std::printf("%-4s reuse %-26s %-4s D%-3d %2d/%-2d M%-3d S%-3d cluster %2d: %3d steps, groups reused %llu/%llu, heads matched %llu, depth %u, worst %.1e, lse %.1e, mass %.1e\n",
+                    faults_ ? "FAIL" : "ok", test_.name, name_of(test_.shape.dtype), test_.shape.head_dim, test_.shape.num_q_heads,
                     test_.shape.num_kv_heads, test_.slots, test_.band, test_.cluster, test_.steps, c.groups_reused, c.groups, c.heads_matched, deepest_, worst_, worst_lse_, worst_mass_);
         return faults_;
     }
 
   private:
     static const Layer& filled(Layer& layer, unsigned long long seed) {
-        fill_kv(layer, seed);
+        fill_kv(layer, seed, 0.25f);
         return layer;
     }
     static std::vector<unsigned char> flags(Layer& layer, unsigned long long seed) {
@@ -239,18 +245,18 @@ class Chain {
 
 }  // namespace
 
-int check_reuse(CheckSize size, const std::vector<int>& dims) {
+int check_reuse(const CheckScope& scope) {
     int failures = 0;
-    const bool quick = size != CheckSize::full;
+    const bool quick = scope.size != CheckSize::full;
     unsigned long long seed = 4242;
     const auto run = [&](const ReuseCase& test) { failures += Chain(test, seed += 17).run() != 0; };
-    const int steps = size == CheckSize::tiny ? 8 : quick ? 20 : 130;
-    for (int dim : dims) {
-        for (Dtype dtype : {Dtype::bf16, Dtype::f16}) {
+    const int steps = scope.size == CheckSize::tiny ? 8 : quick ? 20 : 130;
+    for (int dim : scope.dims) {
+        for (Dtype dtype : scope.types) {
             const Policy search = paper(dim, 0.45f, 40, 0, false), pruned = paper(dim, 0.45f, 40, 0, true), pausing = paper(dim, 0.45f, 40, 4, true);
             // Early enough for prefixes, and so for hits, even in a short chain.
             const int start = quick ? 36 : 0;
-            if (size == CheckSize::tiny) {
+            if (scope.size == CheckSize::tiny) {
                 if (dtype == Dtype::bf16) run({"paper", {dtype, 8, 2, dim}, 48, 32, start, steps, search, 8, 0.1});
                 else run({"forced heads, flipped, wide", {dtype, 24, 2, dim}, 64, 32, 44, 12, forced(kPatternHeads, 1), 2, 0.5, 0, 0, false, {}, true});
                 continue;
@@ -277,13 +283,16 @@ int check_reuse(CheckSize size, const std::vector<int>& dims) {
             run({"forced none, pauses", {dtype, 8, 4, dim}, 64, 48, 10, 40, forced(kPatternNone, 8, 0, 0, 16), 8, 0.5});
         }
     }
-    for (int cluster : {8, 16}) {
-        if (size == CheckSize::tiny || !std::count(dims.begin(), dims.end(), 128)) continue;
-        const int far = quick ? 3000 : 126970;
-        run({"paper 127K", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 0, false), cluster, 0.01});
-        run({"paper pruned 127K", {Dtype::bf16, 32, 4, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 16, true), cluster, 0.01});
-        run({"forced heads 127K, flipped", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 14, forced(kPatternHeads, 64), cluster, 0.5, 0, 0, false, {}, true});
-        run({"forced random 127K", {Dtype::bf16, 32, 8, 128}, 512, 256, far, 8, forced(kPatternRandom, 64, 0.95, 3), cluster, 0.5});
+    if (scope.size == CheckSize::tiny || !scope.has(128)) return failures;
+    for (Dtype dtype : scope.types) {
+        if (dtype == Dtype::f16) continue;
+        for (int cluster : {8, 16}) {
+            const int far = quick ? 3000 : 126970;
+            run({"paper 127K", {dtype, 32, 8, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 0, false), cluster, 0.01});
+            run({"paper pruned 127K", {dtype, 32, 4, 128}, 512, 256, far, 8, paper(128, 0.45f, 2048, 16, true), cluster, 0.01});
+            run({"forced heads 127K, flipped", {dtype, 32, 8, 128}, 512, 256, far, 14, forced(kPatternHeads, 64), cluster, 0.5, 0, 0, false, {}, true});
+            run({"forced random 127K", {dtype, 32, 8, 128}, 512, 256, far, 8, forced(kPatternRandom, 64, 0.95, 3), cluster, 0.5});
+        }
     }
     return failures;
 }

@@ -12,7 +12,8 @@ enum class Attends { exact, resting, decided };
 struct Layer {
     Shape shape;
     int capacity, slots, band, grid;
-    Buffer<unsigned short> k, v, q_rot, q_pre, ring_query;
+    Buffer<unsigned char> k, v;
+    Buffer<unsigned short> scales, q_rot, q_pre, ring_query;  // scales: empty unless q8
     Buffer<float> out, ring_out, partial_out, partial_lse, reused_mass;
     Buffer<RingMeta> meta;
     Buffer<unsigned> arrivals;
@@ -23,7 +24,9 @@ struct Layer {
 
     Layer(Shape shape, int capacity, int slots, int band, int grid)
         : shape(shape), capacity(capacity), slots(slots), band(band), grid(grid),
-          k(static_cast<size_t>(shape.num_kv_heads) * capacity * shape.head_dim), v(k.count), q_rot(shape.num_q_heads * shape.head_dim), q_pre(q_rot.count),
+          k(static_cast<size_t>(shape.num_kv_heads) * capacity * shape.row_bytes()), v(k.count),
+          scales(shape.dtype == Dtype::q8 ? static_cast<size_t>(shape.num_kv_heads) * capacity * 2 * scale_slots(shape.head_dim) : 0),
+          q_rot(shape.num_q_heads * shape.head_dim), q_pre(q_rot.count),
           ring_query(static_cast<size_t>(shape.num_q_heads) * slots * shape.head_dim), out(q_rot.count), ring_out(ring_query.count),
           partial_out(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group() * shape.head_dim),
           partial_lse(static_cast<size_t>(Split::kSpansPerBlock) * grid * shape.group()), reused_mass(shape.num_q_heads),
@@ -36,7 +39,7 @@ struct Layer {
         CHECK(cudaGetLastError());
     }
     Ring ring() const { return {reinterpret_cast<__nv_bfloat16*>(ring_query.data), ring_out.data, meta.data, slots, band}; }
-    KvCache kv() const { return {k.data, v.data, capacity}; }
+    KvCache kv() const { return {k.data, v.data, scales.count > 0 ? reinterpret_cast<const __half*>(scales.data) : nullptr, capacity}; }
     AttendArgs attend_args(const StepState* state, Attends what) const {
         Ring none{};
         return {state, q_rot.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), kv(), shape.heads(), what == Attends::exact ? none : ring(),
@@ -47,6 +50,20 @@ struct Layer {
                 pauses.data, decisions.data, outcomes.data, reused_mass.data, out.data, counters.data};
     }
 };
+
+// Random K and V: normal numbers, those of V around `shift`.
+inline void fill_kv(Layer& layer, unsigned long long seed, float shift) {
+    const Shape& shape = layer.shape;
+    const bool packed = is_byte(shape.dtype);
+    const size_t count = static_cast<size_t>(shape.num_kv_heads) * layer.capacity * shape.head_dim;
+    Buffer<unsigned short> k(packed ? count : 0), v(k.count);
+    unsigned short* const whole[] = {packed ? k.data : reinterpret_cast<unsigned short*>(layer.k.data), packed ? v.data : reinterpret_cast<unsigned short*>(layer.v.data)};
+    fill(whole[0], count, seed, 1.0f, 0.0f, query_dtype(shape.dtype));
+    fill(whole[1], count, seed + 1, 1.0f, shift, query_dtype(shape.dtype));
+    if (!packed) return;
+    launch_pack(shape.dtype, {whole[0], whole[1], layer.kv(), layer.capacity, 0, layer.capacity, shape.head_dim, shape.num_kv_heads, 0});
+    CHECK(cudaDeviceSynchronize());
+}
 
 inline Policy paper(int head_dim, float threshold, int min_context, int max_pause, bool prune) {
     Policy p{};

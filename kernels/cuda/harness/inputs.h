@@ -13,11 +13,6 @@ inline int multiprocessors() {
 
 inline void set_position(Buffer<StepState>& state, int position) { state.upload({StepState{position, 0}}); }
 
-inline void fill_kv(Layer& layer, unsigned long long seed) {
-    fill(layer.k, seed, 1.0f, 0.0f, layer.shape.dtype);
-    fill(layer.v, seed + 1, 1.0f, 0.25f, layer.shape.dtype);
-}
-
 inline std::vector<float> upload_query(Buffer<unsigned short>& buffer, const std::vector<float>& q, Dtype dtype) {
     std::vector<unsigned short> bits(q.size());
     std::vector<float> rounded(q.size());

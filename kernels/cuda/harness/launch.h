@@ -1,6 +1,7 @@
 // Launching the kernels from the harness: what the Rust side does through the driver.
 #pragma once
 
+#include "../expand_kv.cuh"
 #include "../launch_sizes.h"
 #include "buffer.h"
 #include "random.h"
@@ -13,9 +14,8 @@ struct Kernel {
 #define DECLARE_ONE(name)                                       \
     extern "C" __global__ void attend_##name(const AttendArgs); \
     extern "C" __global__ void reuse_##name(const ReuseArgs);
-#define DECLARE(dim)                                                                          \
-    DECLARE_ONE(bf16_d##dim##_h8) DECLARE_ONE(bf16_d##dim##_h16) DECLARE_ONE(f16_d##dim##_h8) \
-        DECLARE_ONE(f16_d##dim##_h16)
+#define DECLARE_TYPE(type, dim) DECLARE_ONE(type##_d##dim##_h8) DECLARE_ONE(type##_d##dim##_h16)
+#define DECLARE(dim) DECLARE_TYPE(bf16, dim) DECLARE_TYPE(f16, dim) DECLARE_TYPE(fp8, dim) DECLARE_TYPE(q8, dim)
 #ifdef ONLY_D128
 #define EACH_DIM(use) use(128)
 #else
@@ -24,16 +24,20 @@ struct Kernel {
 EACH_DIM(DECLARE)
 extern "C" __global__ void advance_step(StepState*);
 extern "C" __global__ void truncate_ring(const Ring, int, int, Pause*, int);
+extern "C" __global__ void expand_kv_fp8(const ExpandKvArgs);
+extern "C" __global__ void expand_kv_q8(const ExpandKvArgs);
+extern "C" __global__ void pack_kv_fp8(const PackKvArgs);
+extern "C" __global__ void pack_kv_q8(const PackKvArgs);
 
-#define PICK_attend(kind, dim, h) Kernel{reinterpret_cast<const void*>(attend_##kind##_d##dim##_h##h), attend_shared_bytes<dim, h>(kSharedKb), kAttendThreads}
-#define PICK_reuse(kind, dim, h) Kernel{reinterpret_cast<const void*>(reuse_##kind##_d##dim##_h##h), reuse_shared_bytes<dim, h>(), reuse_threads(dim)}
-#define PICK_DIM(dim)                                                                                                     \
-    if (head_dim == dim) {                                                                                                \
-        if (attend && wide) return dtype == Dtype::bf16 ? PICK_attend(bf16, dim, 16) : PICK_attend(f16, dim, 16);       \
-        if (attend) return dtype == Dtype::bf16 ? PICK_attend(bf16, dim, 8) : PICK_attend(f16, dim, 8);                 \
-        if (wide) return dtype == Dtype::bf16 ? PICK_reuse(bf16, dim, 16) : PICK_reuse(f16, dim, 16);                   \
-        return dtype == Dtype::bf16 ? PICK_reuse(bf16, dim, 8) : PICK_reuse(f16, dim, 8);                               \
+#define PICK_attend(Element, type, dim, h) \
+    Kernel{reinterpret_cast<const void*>(attend_##type##_d##dim##_h##h), attend_shared_bytes<Element, dim, h>(kSharedKb), kAttendThreads}
+#define PICK_reuse(type, dim, h) Kernel{reinterpret_cast<const void*>(reuse_##type##_d##dim##_h##h), reuse_shared_bytes<dim, h>(), reuse_threads(dim)}
+#define PICK_TYPE(Element, type, dim)                                                                             \
+    if (head_dim == dim && dtype == Dtype::type) {                                                                \
+        if (attend) return wide ? PICK_attend(Element, type, dim, 16) : PICK_attend(Element, type, dim, 8);       \
+        return wide ? PICK_reuse(type, dim, 16) : PICK_reuse(type, dim, 8);                                       \
     }
+#define PICK_DIM(dim) PICK_TYPE(Bf16, bf16, dim) PICK_TYPE(F16, f16, dim) PICK_TYPE(Fp8, fp8, dim) PICK_TYPE(Q8, q8, dim)
 
 inline Kernel pick(bool attend, Dtype dtype, int head_dim, int group) {
     const bool wide = group > 8;
@@ -77,4 +81,12 @@ inline void launch_attend(const Kernel& kernel, AttendArgs args, int grid, bool 
 }
 inline void launch_reuse(const Kernel& kernel, ReuseArgs args, int cluster, bool overlap, cudaStream_t stream) {
     launch(kernel.function, args.heads.num_kv_heads * cluster, kernel.threads, kernel.shared_bytes, cluster, overlap, &args, stream);
+}
+inline void launch_pack(Dtype dtype, const PackKvArgs& args) {
+    (dtype == Dtype::fp8 ? pack_kv_fp8 : pack_kv_q8)<<<1024, 256>>>(args);
+    CHECK(cudaGetLastError());
+}
+inline void launch_expand(Dtype dtype, const ExpandKvArgs& args, int grid, cudaStream_t stream = nullptr) {
+    (dtype == Dtype::fp8 ? expand_kv_fp8 : expand_kv_q8)<<<grid, 256, 0, stream>>>(args);
+    CHECK(cudaGetLastError());
 }

@@ -1,6 +1,8 @@
-// check [quick | tiny] [exact | reuse] [dims...]    every kernel against the oracle; the exit status says whether it held
-// bench [brief] [plain] [tokens...]    32/8 and 32/4 heads, head dimension 128
-// bench grid [tokens...]               many shapes, six settings each
+// check [quick | tiny] [exact] [reuse] [formats] [bf16] [f16] [fp8] [q8] [dims...]    every kernel against the oracle; the exit status
+//                                      says whether it held
+// bench [brief] [plain] [bf16] [fp8] [q8] [tokens...]    32/8 and 32/4 heads, head dimension 128, for each type of K and V (bf16)
+// errors                               what 8 bits cost attention, on the host
+// bench grid [tokens...]               many shapes, seven settings each
 // bench rates [tokens...]              hit rates from none to all against exact, CSV
 #include <cstdlib>
 #include <cstring>
@@ -16,18 +18,30 @@ int main(int argc, char** argv) {
         return false;
     };
     setvbuf(stdout, nullptr, _IOLBF, 0);
+    if (has("errors")) {
+        format_errors();
+        return 0;
+    }
+    std::vector<Dtype> types;  // those named, or all
+    for (Dtype type : {Dtype::bf16, Dtype::f16, Dtype::fp8, Dtype::q8}) {
+        if (has(name_of(type))) types.push_back(type);
+    }
     if (has("check")) {
-        const CheckSize size = has("tiny") ? CheckSize::tiny : has("quick") ? CheckSize::quick : CheckSize::full;
+        CheckScope scope{has("tiny") ? CheckSize::tiny : has("quick") ? CheckSize::quick : CheckSize::full, {}, types};
+        if (types.empty()) scope.types = {Dtype::bf16, Dtype::f16, Dtype::fp8, Dtype::q8};
 #ifdef ONLY_D128
-        const std::vector<int> dims = {128};
+        scope.dims = {128};
 #else
-        std::vector<int> dims;
         for (int i = 2; i < argc; ++i) {
-            if (std::atoi(argv[i]) > 0) dims.push_back(std::atoi(argv[i]));
+            if (std::atoi(argv[i]) > 0) scope.dims.push_back(std::atoi(argv[i]));
         }
-        if (dims.empty()) dims = {64, 96, 128, 256};
+        if (scope.dims.empty()) scope.dims = {64, 96, 128, 256};
 #endif
-        const int failures = (has("reuse") ? 0 : check_exact(size, dims)) + (has("exact") ? 0 : check_reuse(size, dims));
+        const bool every = !has("exact") && !has("reuse") && !has("formats");
+        int failures = 0;
+        if (every || has("formats")) failures += check_formats();
+        if (every || has("exact")) failures += check_exact(scope);
+        if (every || has("reuse")) failures += check_reuse(scope);
         std::printf("check: %d failures\n", failures);
         return failures != 0;
     }
@@ -54,6 +68,11 @@ int main(int argc, char** argv) {
         bench_rates(options);
         return 0;
     }
+    std::vector<Shape> shapes;
+    for (const Shape& shape : options.shapes) {
+        for (Dtype type : types.empty() ? std::vector<Dtype>{shape.dtype} : types) shapes.push_back({type, shape.num_q_heads, shape.num_kv_heads, shape.head_dim});
+    }
+    options.shapes = shapes;
     bench(options);
     return 0;
 }

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "device.h"
+#include "kv_formats.h"
 #include "parallel.h"
 
 struct State64 {
@@ -23,14 +24,27 @@ inline State64 merge64(const State64& a, const State64& b) {
 // Host copies of K and V as floats, [num_kv_heads, capacity, head_dim].
 struct HostKv {
     std::vector<float> k, v;
-    explicit HostKv(const Layer& layer) : k(layer.k.count), v(layer.v.count) {
+    explicit HostKv(const Layer& layer) : k(layer.k.count * layer.shape.head_dim / layer.shape.row_bytes()), v(k.size()) {
         const auto kb = layer.k.download(), vb = layer.v.download();
+        const auto scales = layer.scales.download();
+        const size_t dim = layer.shape.head_dim, rows = k.size() / dim;
         parallel(64, [&](int part) {
-            for (size_t i = kb.size() * part / 64; i < kb.size() * (part + 1) / 64; ++i) {
-                k[i] = to_float(kb[i], layer.shape.dtype);
-                v[i] = to_float(vb[i], layer.shape.dtype);
+            for (size_t row = rows * part / 64; row < rows * (part + 1) / 64; ++row) {
+                read_row(layer.shape, kb.data() + row * layer.shape.row_bytes(), scales.data(), 2 * row, k.data() + row * dim);
+                read_row(layer.shape, vb.data() + row * layer.shape.row_bytes(), scales.data(), 2 * row + 1, v.data() + row * dim);
             }
         });
+    }
+
+  private:
+    // scale_row: of the row's scales in `scales`, [.., slots].
+    static void read_row(const Shape& shape, const unsigned char* bytes, const unsigned short* scales, size_t scale_row, float* x) {
+        const int slots = scale_slots(shape.head_dim);
+        for (int d = 0; d < shape.head_dim; ++d) {
+            if (shape.dtype == Dtype::fp8) x[d] = e4m3_value(bytes[d]);
+            else if (shape.dtype == Dtype::q8) x[d] = q8_value(bytes[d], to_float(scales[scale_row * slots + d / kScaleBlock], Dtype::f16));
+            else x[d] = to_float(reinterpret_cast<const unsigned short*>(bytes)[d], shape.dtype);
+        }
     }
 };
 
@@ -202,8 +216,8 @@ struct Oracle {
         }
         c.groups = 1;
         c.groups_reused = reused;
-        c.kv_bytes_exact = static_cast<unsigned long long>(length) * 4 * dim;
-        c.kv_bytes_read = static_cast<unsigned long long>((tagged ? length - boundary : 0) + (reused ? boundary - amend : length)) * 4 * dim;
+        c.kv_bytes_exact = static_cast<unsigned long long>(length) * layer.shape.token_bytes();
+        c.kv_bytes_read = static_cast<unsigned long long>((tagged ? length - boundary : 0) + (reused ? boundary - amend : length)) * layer.shape.token_bytes();
         return c;
     }
 };

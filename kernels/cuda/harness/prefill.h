@@ -65,7 +65,7 @@ struct Chunk {
         CHECK(cudaDeviceSynchronize());
     }
     PrefillArgs args(bool with_lse) const {
-        return {q.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), out.data, with_lse ? lse.data : nullptr, {k.data, v.data, capacity},
+        return {q.data, reinterpret_cast<const __nv_bfloat16*>(q_pre.data), out.data, with_lse ? lse.data : nullptr, {k.data, v.data, nullptr, capacity},
                 {reinterpret_cast<__nv_bfloat16*>(ring_query.data), ring_out.data, meta.data, slots, band}, shape.heads(), q_stride, pre_stride, out_stride,
                 first_pos, n, seed_from, 1, partial_out.data, partial_lse.data};
     }

@@ -8,7 +8,14 @@
 #include <cuda_fp16.h>
 #include <vector>
 
-enum class Dtype { bf16, f16 };
+// Of K and V. All other numbers of 16 bits are bf16, or f16 beside f16 and 8-bit K and V.
+enum class Dtype { bf16, f16, fp8, q8 };
+inline const char* name_of(Dtype dtype) {
+    constexpr const char* names[] = {"bf16", "f16", "fp8", "q8"};
+    return names[static_cast<int>(dtype)];
+}
+inline bool is_byte(Dtype dtype) { return dtype == Dtype::fp8 || dtype == Dtype::q8; }
+inline Dtype query_dtype(Dtype dtype) { return dtype == Dtype::bf16 ? Dtype::bf16 : Dtype::f16; }
 
 __device__ __host__ inline uint32_t hash_u32(uint64_t seed, uint64_t i) {
     uint64_t x = seed * 0xd1342543de82ef95ull + i * 0x9e3779b97f4a7c15ull + 0x632be59bd9b4e019ull;

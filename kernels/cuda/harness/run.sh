@@ -3,8 +3,10 @@
 # compute capability 9.0, the only one that the harness is built for.
 #
 #   run.sh build [nvcc flags...]                  kernels and harness
-#   run.sh check [quick | tiny] [exact | reuse] [dims...]   against the f64 oracle; fails if anything is off
-#   run.sh bench [brief] [plain] [tokens...]      times 32/8 and 32/4 heads, after a quick check
+#   run.sh check [quick | tiny] [exact] [reuse] [formats] [TYPE...] [dims...]   against the f64 oracle; fails if anything is off
+#   run.sh bench [brief] [plain] [TYPE...] [tokens...]         times 32/8 and 32/4 heads, after a quick check
+#                                                 TYPE of K and V: bf16, f16, fp8, q8; all are checked, bf16 is timed
+#   run.sh errors                                 what 8 bits cost attention
 #   run.sh bench grid [tokens...]                 the same, many shapes
 #   run.sh bench rates [tokens...]                hit rates from none to all against exact attention, as CSV
 #   run.sh spills                                 fails if a decode kernel uses local memory on any architecture
@@ -68,7 +70,8 @@ build() {
     local objects=$binary.o sources=() files=() source dim
     mkdir -p "$objects"
     for dim in "${kernel_dims[@]}"; do sources+=("$cuda/attend_d$dim.cu" "$cuda/reuse_d$dim.cu"); done
-    sources+=("$cuda/ring_ops.cu" "$harness/check_exact.cu" "$harness/check_reuse.cu" "$harness/bench.cu" "$harness/main.cu")
+    sources+=("$cuda/ring_ops.cu" "$cuda/expand_kv.cu")
+    sources+=("$harness"/check_{exact,reuse,formats}.cu "$harness"/{format_errors,bench,main}.cu)
     for source in "${sources[@]}"; do files+=("$objects/$(basename "$source" .cu).o"); done
     local target=("-gencode=arch=compute_90a,code=sm_90a")
     printf '%s\0' "${sources[@]}" | for_each_source object "$objects" {} "${target[@]}" "${only[@]}" "$@"
@@ -83,6 +86,11 @@ build_if_stale() {
 check() {
     build_if_stale
     "$binary" check "$@"
+}
+
+errors() {
+    build_if_stale
+    "$binary" errors
 }
 
 bench() {
@@ -111,7 +119,7 @@ spills() {
     mkdir -p "$out"
     local sm clean=yes
     for sm in "${architectures[@]}"; do
-        printf '%s\0' "$cuda"/{attend,reuse}_*.cu "$cuda/ring_ops.cu" | for_each_source spills_of "$sm" {} || clean=no
+        printf '%s\0' "$cuda"/{attend,reuse}_*.cu "$cuda/ring_ops.cu" "$cuda/expand_kv.cu" | for_each_source spills_of "$sm" {} || clean=no
     done
     [[ $clean == yes ]] || fail "local memory is used"
     echo "spills: none on sm_${architectures[*]}"
@@ -128,7 +136,7 @@ fatbin() {
 
 command=${1:-}
 case $command in
-    build | check | bench | spills | fatbin | object | fatbin_of | spills_of)
+    build | check | bench | errors | spills | fatbin | object | fatbin_of | spills_of)
         shift
         "$command" "$@"
         ;;

@@ -9,6 +9,9 @@ struct Shape {
     Dtype dtype;
     int num_q_heads, num_kv_heads, head_dim;
     int group() const { return num_q_heads / num_kv_heads; }
+    int row_bytes() const { return head_dim * (is_byte(dtype) ? 1 : 2); }
+    // Of a token's K, V and scales, for one KV head.
+    int token_bytes() const { return 2 * row_bytes() + (dtype == Dtype::q8 ? 4 * scale_slots(head_dim) : 0); }
     Heads heads() const { return {num_kv_heads, group(), 1.44269504f / std::sqrt(static_cast<float>(head_dim))}; }
 };
 
@@ -18,7 +21,8 @@ static __global__ void fill_normal(unsigned short* x, size_t count, uint64_t see
         x[i] = bf16 ? __bfloat16_as_ushort(__float2bfloat16(value)) : __half_as_ushort(__float2half(value));
     }
 }
-inline void fill(Buffer<unsigned short>& x, uint64_t seed, float scale, float shift, Dtype dtype) {
-    fill_normal<<<2048, 256>>>(x.data, x.count, seed, scale, shift, dtype == Dtype::bf16);
+inline void fill(unsigned short* x, size_t count, uint64_t seed, float scale, float shift, Dtype dtype) {
+    fill_normal<<<2048, 256>>>(x, count, seed, scale, shift, dtype == Dtype::bf16);
     CHECK(cudaGetLastError());
 }
+inline void fill(Buffer<unsigned short>& x, uint64_t seed, float scale, float shift, Dtype dtype) { fill(x.data, x.count, seed, scale, shift, dtype); }

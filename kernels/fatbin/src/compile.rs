@@ -35,7 +35,8 @@ impl Compiler {
         nvcc: PathBuf,
         out: &Path,
         architectures: Option<&str>,
-        files: &[PathBuf],
+        include: &[&Path],
+        headers: &[&PathBuf],
     ) -> Result<Self, String> {
         let mut flags: Vec<String> =
             ["-std=c++17", "-O3", "--fatbin", "-Xfatbin", "-compress-all", "-Xptxas", "-v"].map(str::to_owned).into();
@@ -45,10 +46,14 @@ impl Compiler {
             flags.extend(ARCHITECTURES.map(machine_code));
             flags.push(format!("-gencode=arch=compute_{PTX_ARCHITECTURE},code=compute_{PTX_ARCHITECTURE}"));
         }
+        for folder in include {
+            let folder = folder.to_str().ok_or("the name of an include folder is not UTF-8")?;
+            flags.push(format!("-I{folder}"));
+        }
         let version = run(Command::new(&nvcc).arg("--version"))?;
         let mut hasher = DefaultHasher::new();
         (&version, &flags).hash(&mut hasher);
-        for header in files.iter().filter(|file| file.extension().is_none_or(|e| e != "cu")) {
+        for header in headers {
             read(header)?.hash(&mut hasher);
         }
         Ok(Self { nvcc, out: out.to_owned(), flags, environment: hasher.finish() })

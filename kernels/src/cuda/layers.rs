@@ -19,7 +19,7 @@ pub enum CudaStepKind {
     Exact,
 }
 
-/// Layers of one sequence whose K and V lie in one buffer of 16-bit numbers: per layer K, then V, each
+/// Layers of one sequence whose K and V lie in one buffer of 16-bit words: per layer K, then V, each
 /// `[num_kv_heads, capacity, head_dim]`. A step of all layers is captured when it is first replayed.
 #[derive(Debug)]
 pub struct CudaLayers {
@@ -28,6 +28,8 @@ pub struct CudaLayers {
     gpu: Gpu,
     attention: CudaAttention,
     kv: Arc<DeviceBuffer<u16>>,
+    /// `[layers, num_kv_heads, capacity, 2, slots]`, where the format has them.
+    scales: Option<DeviceBuffer<u16>>,
     capacity: usize,
     /// `[layers, num_q_heads, head_dim]` each.
     q_pre: DeviceBuffer<u16>,
@@ -38,12 +40,14 @@ pub struct CudaLayers {
 }
 
 impl CudaLayers {
-    /// Numbers that K and V of `layers` layers take.
-    pub fn kv_elements(setup: CudaAttentionSetup, capacity: usize) -> usize {
-        2 * setup.layers * setup.shape.num_kv_heads() * capacity * setup.shape.head_dim()
+    /// 16-bit words that K and V of all layers take, scales apart.
+    pub fn kv_words(setup: CudaAttentionSetup, capacity: usize) -> usize {
+        let elements = 2 * setup.layers * setup.shape.num_kv_heads() * capacity * setup.shape.head_dim();
+        elements * setup.element.bytes() / size_of::<u16>()
     }
 
-    /// Layers over the first numbers of `kv`, with queries of zeros and empty rings.
+    /// Layers over the first words of `kv`, with queries of zeros and empty rings. Scales are all alike, about 1/60, until
+    /// [`Self::write_scales`].
     ///
     /// # Errors
     /// [`CudaError::Range`] if `kv` is too small, else as [`CudaAttention::new`].
@@ -53,16 +57,28 @@ impl CudaLayers {
         capacity: usize,
         kv: Arc<DeviceBuffer<u16>>,
     ) -> Result<Self, CudaError> {
-        let needed = Self::kv_elements(setup, capacity);
+        let needed = Self::kv_words(setup, capacity);
         if kv.len() < needed {
             return Err(CudaError::Range { what: "K and V", got: needed, capacity: kv.len() });
         }
         let elements = setup.layers * setup.shape.num_q_heads() * setup.shape.head_dim();
+        let scales = setup.layers * setup.shape.num_kv_heads() * capacity;
+        let scales = match scales * setup.element.scales_per_token(setup.shape.head_dim()) {
+            0 => None,
+            count => {
+                /// Twice, and it is 0.016 in f16.
+                const BYTE: u8 = 0x24;
+                let mut scales = gpu.alloc::<u16>(count)?;
+                scales.fill_bytes(0..count, BYTE)?;
+                Some(scales)
+            }
+        };
         Ok(Self {
             graphs: [None, None, None],
             gpu: gpu.clone(),
             attention: CudaAttention::new(gpu, setup)?,
             kv,
+            scales,
             capacity,
             q_pre: gpu.alloc_zeroed(elements)?,
             q_rot: gpu.alloc_zeroed(elements)?,
@@ -81,6 +97,19 @@ impl CudaLayers {
         &self.kv
     }
 
+    /// Scales of one layer as bits of f16.
+    ///
+    /// # Errors
+    /// [`KernelError::Length`] if there are not as many.
+    pub fn write_scales(&mut self, layer: usize, bits: &[u16]) -> Result<(), CudaError> {
+        let layers = self.setup().layers;
+        let each = self.scales.as_ref().map_or(0, |scales| scales.len() / layers);
+        match &mut self.scales {
+            Some(scales) if bits.len() == each && layer < layers => scales.write(layer * each, bits),
+            _ => Err(KernelError::Length { what: "scales", expected: each, got: bits.len() }.into()),
+        }
+    }
+
     /// How the following steps of `layer` decide.
     pub fn set_policy(&mut self, layer: usize, policy: &Policy) -> Result<(), CudaError> {
         self.graphs = [None, None, None];
@@ -93,7 +122,7 @@ impl CudaLayers {
         self.attention.set_overlap(overlap);
     }
 
-    /// Queries of the coming steps of one layer, `[num_q_heads, head_dim]`; `rot` holds bits of the setup's element type.
+    /// Queries of the coming steps of one layer, `[num_q_heads, head_dim]`; `rot` holds bits of the queries' element type.
     pub fn write_queries(&mut self, layer: usize, pre: &[bf16], rot: &[u16]) -> Result<(), CudaError> {
         let row = self.row();
         if pre.len() != row || rot.len() != row {
@@ -104,7 +133,7 @@ impl CudaLayers {
         self.q_rot.write(layer * row, rot)
     }
 
-    /// Reads `n` tokens from position `begin` on in one layer, seeds its ring and returns the outputs as bits of the setup's
+    /// Reads `n` tokens from position `begin` on in one layer, seeds its ring and returns the outputs as bits of the queries'
     /// element type; all `[n, num_q_heads, head_dim]`. The cursor stays.
     pub fn prefill(&mut self, layer: usize, pre: &[bf16], rot: &[u16], begin: usize) -> Result<Vec<u16>, CudaError> {
         let (row, setup) = (self.row(), self.setup());
@@ -117,7 +146,8 @@ impl CudaLayers {
         }
         let (q_pre, q_rot) = (self.gpu.upload(cast_slice::<bf16, u16>(pre))?, self.gpu.upload(rot)?);
         let out = self.gpu.alloc_zeroed::<u16>(pre.len())?;
-        let (k, v) = self.kv_addresses(layer);
+        self.attention.back_reading(begin + pre.len() / row, self.capacity)?;
+        let (k, v, scales) = self.kv_addresses(layer);
         let chunk = CudaPrefillChunk {
             q_pre: q_pre.address(),
             q_pre_stride: row,
@@ -125,6 +155,7 @@ impl CudaLayers {
             q_rot_stride: row,
             k,
             v,
+            scales,
             capacity: self.capacity,
             out: out.address(),
             out_stride: row,
@@ -204,9 +235,12 @@ impl CudaLayers {
         self.setup().shape.num_q_heads() * self.setup().shape.head_dim()
     }
 
-    fn kv_addresses(&self, layer: usize) -> (u64, u64) {
-        let half = Self::kv_elements(self.setup(), self.capacity) / (2 * self.setup().layers);
-        (self.kv.address_of(2 * layer * half), self.kv.address_of((2 * layer + 1) * half))
+    /// Of K, V and scales.
+    fn kv_addresses(&self, layer: usize) -> (u64, u64, u64) {
+        let layers = self.setup().layers;
+        let half = Self::kv_words(self.setup(), self.capacity) / (2 * layers);
+        let scales = self.scales.as_ref().map_or(0, |scales| scales.address_of(layer * scales.len() / layers));
+        (self.kv.address_of(2 * layer * half), self.kv.address_of((2 * layer + 1) * half), scales)
     }
 
     fn capture(&self, kind: CudaStepKind) -> Result<Graph, CudaError> {
@@ -216,12 +250,13 @@ impl CudaLayers {
             unsafe {
                 self.attention.advance()?;
                 for layer in 0..setup.layers {
-                    let (k, v) = self.kv_addresses(layer);
+                    let (k, v, scales) = self.kv_addresses(layer);
                     let step = CudaStep {
                         q_pre: self.q_pre.address_of(layer * self.row()),
                         q_rot: self.q_rot.address_of(layer * self.row()),
                         k,
                         v,
+                        scales,
                         capacity: self.capacity,
                         out: self.out.address_of(layer * self.row()),
                     };

@@ -31,7 +31,7 @@ mod tensor_map;
 mod yardstick;
 
 #[cfg(feature = "cuda")]
-pub use attention::{CudaAttention, CudaAttentionSetup, CudaElement, CudaPrefillChunk, CudaRing, CudaStep};
+pub use attention::{CudaAttention, CudaAttentionSetup, CudaElement, CudaPrefillChunk, CudaRing, CudaStep, HeldKv};
 #[cfg(feature = "cuda")]
 pub use device::{Gpu, GpuInfo, MINIMUM_CAPABILITY, MINIMUM_DRIVER};
 #[cfg(feature = "cuda")]

@@ -1,12 +1,14 @@
 //! Made-up layers, on the host for the oracles and on the device for the kernels.
 
 use half::{bf16, f16};
-use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaElement, CudaError, CudaStep, DeviceBuffer, Gpu};
+use mac_attention::cuda::{
+    CudaAttention, CudaAttentionSetup, CudaElement, CudaError, CudaStep, DeviceBuffer, Gpu, HeldKv,
+};
 use mac_attention::{AttentionShape, KvView, Query, RingLayout};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-/// K, V and queries of one layer for a whole text. K and V are bf16 numbers that f16 holds exactly too.
+/// K, V and queries of one layer for a whole text. K and V are bf16 numbers that the element type holds exactly too.
 pub(crate) struct Layer {
     pub(crate) shape: AttentionShape,
     pub(crate) element: CudaElement,
@@ -14,6 +16,8 @@ pub(crate) struct Layer {
     /// `[num_kv_heads, tokens, head_dim]`.
     pub(crate) k: Vec<bf16>,
     pub(crate) v: Vec<bf16>,
+    /// K and V as the device holds them.
+    held: HeldKv,
     /// `[tokens, num_q_heads, head_dim]`; after rotation as the device is given them, so rounded to 16 bits.
     pub(crate) q_pre: Vec<f32>,
     pub(crate) q_rot: Vec<f32>,
@@ -49,9 +53,9 @@ impl Layer {
             }
         }
         let k = (0..num_kv_heads * tokens * head_dim).map(|_| in_both(normal(&mut rng))).collect();
-        let rounded = |x: f32| match element {
+        let rounded = |x: f32| match element.queries() {
             CudaElement::Bf16 => bf16::from_f32(x).to_f32(),
-            CudaElement::F16 => f16::from_f32(x).to_f32(),
+            _ => f16::from_f32(x).to_f32(),
         };
         let q_rot = (0..tokens * shape.num_q_heads() * head_dim).map(|_| rounded(1.5 * normal(&mut rng))).collect();
         let q_pre = match queries {
@@ -60,7 +64,26 @@ impl Layer {
             }),
             Queries::Free => wandering(shape, tokens, &mut rng, |rng, density| density as f32 * normal(rng)),
         };
-        Self { shape, element, tokens, k, v, q_pre, q_rot, first_query: 0 }
+        let mut layer = Self { shape, element, tokens, k, v, held: HeldKv::default(), q_pre, q_rot, first_query: 0 };
+        layer.hold();
+        layer
+    }
+
+    /// Rounds K and V to what the element type holds.
+    pub(crate) fn hold(&mut self) {
+        self.held = self.element.hold(self.shape.head_dim(), &mut self.k, &mut self.v);
+    }
+
+    /// Rows `from..to` (over all heads) of K (0) or V (1) as the device holds them.
+    pub(crate) fn row_bytes(&self, plane: usize, from: usize, to: usize) -> &[u8] {
+        let row = self.shape.head_dim() * self.element.bytes();
+        &[&self.held.k, &self.held.v][plane][from * row..to * row]
+    }
+
+    /// Scales of rows `from..to` as the device holds them.
+    pub(crate) fn scale_bits(&self, from: usize, to: usize) -> &[u16] {
+        let row = self.element.scales_per_token(self.shape.head_dim());
+        &self.held.scales[from * row..to * row]
     }
 
     pub(crate) fn row(&self) -> usize {
@@ -77,10 +100,11 @@ impl Layer {
         Query { pre: &self.q_pre[span.clone()], rot: &self.q_rot[span] }
     }
 
+    /// In the 16 bits of queries.
     pub(crate) fn bits(&self, x: f32) -> u16 {
-        match self.element {
+        match self.element.queries() {
             CudaElement::Bf16 => bf16::from_f32(x).to_bits(),
-            CudaElement::F16 => f16::from_f32(x).to_bits(),
+            _ => f16::from_f32(x).to_bits(),
         }
     }
 }
@@ -130,8 +154,10 @@ pub(crate) fn normal(rng: &mut ChaCha8Rng) -> f32 {
 pub(crate) struct DeviceLayer<'a> {
     pub(crate) layer: &'a Layer,
     pub(crate) attention: CudaAttention,
-    k: DeviceBuffer<u16>,
-    v: DeviceBuffer<u16>,
+    k: DeviceBuffer<u8>,
+    v: DeviceBuffer<u8>,
+    /// Of the format, or one that is not looked at.
+    scales: DeviceBuffer<u16>,
     q_pre: DeviceBuffer<u16>,
     q_rot: DeviceBuffer<u16>,
     pub(crate) out: DeviceBuffer<f32>,
@@ -139,17 +165,21 @@ pub(crate) struct DeviceLayer<'a> {
     len: usize,
 }
 
+/// NaN in bf16 and f16; its upper byte in e4m3.
 const NAN_BITS: u16 = 0x7fff;
 
 impl<'a> DeviceLayer<'a> {
     pub(crate) fn new(gpu: &Gpu, layer: &'a Layer, layout: RingLayout) -> Self {
         let setup = CudaAttentionSetup { shape: layer.shape, element: layer.element, layout, layers: 1 };
-        let poison = vec![NAN_BITS; layer.k.len()];
+        let poison = |bytes: usize| bytemuck::cast_slice(&vec![NAN_BITS; bytes / 2]).to_vec();
+        let bytes = layer.k.len() * layer.element.bytes();
+        let scales = layer.shape.num_kv_heads() * layer.tokens * layer.element.scales_per_token(layer.shape.head_dim());
         Self {
             layer,
             attention: CudaAttention::new(gpu, setup).unwrap(),
-            k: gpu.upload(&poison).unwrap(),
-            v: gpu.upload(&poison).unwrap(),
+            k: gpu.upload::<u8>(&poison(bytes)).unwrap(),
+            v: gpu.upload::<u8>(&poison(bytes)).unwrap(),
+            scales: gpu.upload(&vec![NAN_BITS; scales.max(8)]).unwrap(),
             q_pre: gpu.alloc(layer.row()).unwrap(),
             q_rot: gpu.alloc(layer.row()).unwrap(),
             out: gpu.alloc(layer.row()).unwrap(),
@@ -159,26 +189,33 @@ impl<'a> DeviceLayer<'a> {
 
     /// Makes K and V valid for exactly `len` tokens.
     pub(crate) fn set_len(&mut self, len: usize) {
-        let (layer, head_dim) = (self.layer, self.layer.shape.head_dim());
+        let (layer, dim) = (self.layer, self.layer.shape.head_dim());
+        let (row, places) = (dim * layer.element.bytes(), layer.element.scales_per_token(dim));
         for kv_head in 0..layer.shape.num_kv_heads() {
-            let at = |token: usize| (kv_head * layer.tokens + token) * head_dim;
-            for (device, host) in [(&mut self.k, &layer.k), (&mut self.v, &layer.v)] {
-                if len > self.len {
-                    let fresh = &host[at(self.len)..at(len)];
-                    let bits: Vec<u16> = fresh.iter().map(|x| layer.bits(x.to_f32())).collect();
-                    device.write(at(self.len), &bits).unwrap();
+            let at = |token: usize| kv_head * layer.tokens + token;
+            let (old, new) = (at(self.len), at(len));
+            for (plane, device) in [&mut self.k, &mut self.v].into_iter().enumerate() {
+                if new > old {
+                    device.write(old * row, layer.row_bytes(plane, old, new)).unwrap();
                 } else {
-                    device.write(at(len), &vec![NAN_BITS; (self.len - len) * head_dim]).unwrap();
+                    let poison = vec![NAN_BITS; (old - new) * row / 2];
+                    device.write(new * row, bytemuck::cast_slice(&poison)).unwrap();
                 }
+            }
+            if places > 0 && new > old {
+                self.scales.write(old * places, layer.scale_bits(old, new)).unwrap();
+            } else if places > 0 {
+                self.scales.write(new * places, &vec![NAN_BITS; (old - new) * places]).unwrap();
             }
         }
         self.len = len;
     }
 
-    /// Puts other numbers into K and V, all of them.
-    pub(crate) fn overwrite(&mut self, k: &[f16], v: &[f16]) {
-        self.k.write(0, bytemuck::cast_slice(k)).unwrap();
-        self.v.write(0, bytemuck::cast_slice(v)).unwrap();
+    /// Puts other numbers into K and V, all of them, and scales where there are any.
+    pub(crate) fn overwrite(&mut self, k: &[u8], v: &[u8], scales: &[f16]) {
+        self.k.write(0, k).unwrap();
+        self.v.write(0, v).unwrap();
+        self.scales.write(0, bytemuck::cast_slice(scales)).unwrap();
     }
 
     pub(crate) fn addresses(&self) -> CudaStep {
@@ -187,6 +224,7 @@ impl<'a> DeviceLayer<'a> {
             q_rot: self.q_rot.address(),
             k: self.k.address(),
             v: self.v.address(),
+            scales: if self.layer.element == CudaElement::Q8 { self.scales.address() } else { 0 },
             capacity: self.layer.tokens,
             out: self.out.address(),
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use half::bf16;
-use mac_attention::cuda::{CudaAttentionSetup, CudaElement, CudaError, CudaLayers, CudaStepKind};
+use mac_attention::cuda::{CudaAttentionSetup, CudaElement, CudaError, CudaLayers, CudaStepKind, Gpu};
 use mac_attention::{Backoff, Counters, Paper, Policy, RingLayout};
 
 use crate::gpu;
@@ -14,15 +14,27 @@ const LAYOUT: RingLayout = RingLayout { slots: 24, band: 16 };
 #[test]
 fn every_kind_of_step_is_what_it_is_called() {
     let Some(gpu) = gpu() else { return };
-    let layer = Layer::random((12, 4, 96), CudaElement::Bf16, 130, Queries::Grid, 61);
-    let mut eager = DeviceLayer::new(&gpu, &layer, LAYOUT);
+    for element in [CudaElement::Bf16, CudaElement::Q8, CudaElement::Fp8] {
+        check_kinds(&gpu, element);
+    }
+}
+
+fn check_kinds(gpu: &Gpu, element: CudaElement) {
+    let layer = Layer::random((12, 4, 96), element, 130, Queries::Grid, 61);
+    let mut eager = DeviceLayer::new(gpu, &layer, LAYOUT);
     let setup = CudaAttentionSetup { shape: layer.shape, element: layer.element, layout: LAYOUT, layers: 2 };
-    let bits: Vec<u16> = [&layer.k, &layer.v, &layer.k, &layer.v].into_iter().flatten().map(|x| x.to_bits()).collect();
-    let mut owned = CudaLayers::new(&gpu, setup, layer.tokens, Arc::new(gpu.upload(&bits).unwrap())).unwrap();
+    let rows = 4 * layer.tokens;
+    let bytes: Vec<u8> = (0..4).flat_map(|i| layer.row_bytes(i % 2, 0, rows).to_vec()).collect();
+    let bits: Vec<u16> = bytes.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
+    let mut owned = CudaLayers::new(gpu, setup, layer.tokens, Arc::new(gpu.upload(&bits).unwrap())).unwrap();
     let paper = Policy::Paper(Paper { threshold: 0.7, min_context: 0, backoff: Backoff::On { max_pause: 4 } });
     eager.attention.set_policy(0, &paper).unwrap();
     for i in 0..2 {
         owned.set_policy(i, &paper).unwrap();
+        if element == CudaElement::Q8 {
+            owned.write_scales(i, layer.scale_bits(0, rows)).unwrap();
+        }
+        assert!(owned.write_scales(i, &[0; 3]).is_err());
     }
     let kinds =
         [CudaStepKind::Policy, CudaStepKind::Policy, CudaStepKind::Rest, CudaStepKind::Policy, CudaStepKind::Exact];
@@ -60,5 +72,5 @@ fn every_kind_of_step_is_what_it_is_called() {
     let beyond = owned.replay(CudaStepKind::Exact, 1);
     assert!(matches!(beyond, Err(CudaError::Range { got: 131, capacity: 130, .. })), "{beyond:?}");
     let small = Arc::new(gpu.upload(&bits[1..]).unwrap());
-    assert!(matches!(CudaLayers::new(&gpu, setup, layer.tokens, small), Err(CudaError::Range { .. })));
+    assert!(matches!(CudaLayers::new(gpu, setup, layer.tokens, small), Err(CudaError::Range { .. })));
 }

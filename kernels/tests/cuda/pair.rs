@@ -113,16 +113,19 @@ impl<'a> Pair<'a> {
     fn compare_counters(&self, pos: usize, got: &Counters) {
         let want = &self.counters;
         assert_eq!((got.groups, got.groups_reused), (want.groups, want.groups_reused), "groups at {pos}");
-        assert_eq!(got.kv_bytes_exact, want.kv_bytes_exact, "bytes of exact attention at {pos}");
+        // The CPU counts the bf16 numbers that it holds.
+        let shape = self.layer.shape;
+        let token_bytes = self.layer.element.token_bytes(shape);
+        let held = |bytes: u64| bytes * token_bytes as u64 / shape.kv_bytes_per_token() as u64;
+        let (exact, read) = (held(want.kv_bytes_exact), held(want.kv_bytes_read));
+        assert_eq!(got.kv_bytes_exact, exact, "bytes of exact attention at {pos}");
         // The device reads a missed group's band twice, and may have read ahead in vain: at most 4 stages of 16 tokens
         // for each of 4 warps of every block, so no more than the cache once.
-        let band = (self.layout.band * self.layer.shape.kv_bytes_per_token()) as u64;
-        let most = want.kv_bytes_read + band + want.kv_bytes_exact;
+        let most = read + (self.layout.band * token_bytes) as u64 + exact;
         assert!(
-            (want.kv_bytes_read..=most).contains(&got.kv_bytes_read),
-            "K and V bytes at {pos}: {} on the device, {} on the CPU",
+            (read..=most).contains(&got.kv_bytes_read),
+            "K and V bytes at {pos}: {} on the device, {read} on the CPU",
             got.kv_bytes_read,
-            want.kv_bytes_read
         );
         let searched = got.heads.iter().any(|head| *head != HeadOutcome::NotSearched);
         assert!(!searched || got.ring_bytes > 0, "ring bytes at {pos}");

@@ -1,7 +1,7 @@
 //! Chunks of a prompt against the f64 oracle: outputs, ring entries, and decoding that goes on from them.
 
 use half::{bf16, f16};
-use mac_attention::cuda::{CudaElement, CudaPrefillChunk, DeviceBuffer, Gpu};
+use mac_attention::cuda::{CudaAttention, CudaElement, CudaPrefillChunk, DeviceBuffer, Gpu};
 use mac_attention::reference::{ReferenceRing, attend, relative_l2};
 use mac_attention::{Backoff, Paper, Policy, RingLayout};
 
@@ -54,6 +54,7 @@ impl<'a> Prompt<'a> {
             q_rot_stride: stride,
             k: step.k,
             v: step.v,
+            scales: step.scales,
             capacity: step.capacity,
             out: self.out.address_of(begin * stride),
             out_stride: stride,
@@ -61,6 +62,7 @@ impl<'a> Prompt<'a> {
             n: end - begin,
             seed_from,
         };
+        self.device.attention.back_reading(end, step.capacity).unwrap();
         // SAFETY: buffers of this struct, as large as the strides say; K and V are there up to `end`.
         unsafe { self.device.attention.prefill(0, &chunk).unwrap() };
     }
@@ -70,9 +72,9 @@ impl<'a> Prompt<'a> {
         let layer = self.device.layer;
         let (row, head_dim, stride) = (layer.row(), layer.shape.head_dim(), layer.row() + SPARE);
         let bits = self.out.to_vec().unwrap();
-        let number = |bits: u16| match layer.element {
+        let number = |bits: u16| match layer.element.queries() {
             CudaElement::Bf16 => bf16::from_bits(bits).to_f32(),
-            CudaElement::F16 => f16::from_bits(bits).to_f32(),
+            _ => f16::from_bits(bits).to_f32(),
         };
         let mut worst = 0.0;
         for pos in positions {
@@ -149,7 +151,7 @@ fn chunks_of_any_length_leave_what_the_oracle_leaves() {
     let layout = RingLayout { slots: 48, band: 32 };
     let shapes = [(8, 2, 64), (6, 2, 96), (12, 3, 128), (28, 4, 128), (16, 8, 256), (16, 1, 64), (3, 3, 128)];
     for shape in shapes {
-        for element in [CudaElement::Bf16, CudaElement::F16] {
+        for element in [CudaElement::Bf16, CudaElement::F16, CudaElement::Q8, CudaElement::Fp8] {
             check(&gpu, shape, element, layout, &[1, 2, 19, 147, 148, 340]);
         }
     }
@@ -167,9 +169,14 @@ fn the_default_ring_is_seeded_after_a_longer_prompt() {
 fn few_rows_share_their_tokens_out() {
     let Some(gpu) = gpu() else { return };
     // A chunk of 5 tokens far into the text: splits join what several blocks saw.
-    for (shape, element) in
-        [((8, 2, 64), CudaElement::Bf16), ((32, 4, 128), CudaElement::F16), ((16, 1, 256), CudaElement::Bf16)]
-    {
+    let cases = [
+        ((8, 2, 64), CudaElement::Bf16),
+        ((32, 4, 128), CudaElement::F16),
+        ((16, 1, 256), CudaElement::Bf16),
+        ((28, 4, 128), CudaElement::Q8),
+        ((6, 2, 96), CudaElement::Fp8),
+    ];
+    for (shape, element) in cases {
         check(&gpu, shape, element, RingLayout { slots: 8, band: 256 }, &[2600, 5195, 5200]);
     }
 }
@@ -194,6 +201,7 @@ fn only_what_is_asked_for_is_seeded_and_nonsense_is_refused() {
         q_rot_stride: 512,
         k: step.k,
         v: step.v,
+        scales: 0,
         capacity: 100,
         out: 256,
         out_stride: 512,
@@ -214,4 +222,42 @@ fn only_what_is_asked_for_is_seeded_and_nonsense_is_refused() {
     }
     // SAFETY: as above.
     assert!(unsafe { prompt.device.attention.prefill(1, &fine) }.is_err(), "no such layer");
+}
+
+#[test]
+fn rows_of_8_bits_need_room_to_be_read_and_take_what_was_said() {
+    let Some(gpu) = gpu() else { return };
+    for (element, some) in [(CudaElement::Bf16, false), (CudaElement::Q8, true), (CudaElement::Fp8, true)] {
+        let layer = Layer::random((8, 2, 64), element, 100, Queries::Grid, 50);
+        let mut device = DeviceLayer::new(&gpu, &layer, RingLayout { slots: 32, band: 16 });
+        device.set_len(100);
+        let step = device.addresses();
+        let out = gpu.alloc_zeroed::<u16>(100 * layer.row()).unwrap();
+        let chunk = CudaPrefillChunk {
+            q_pre: out.address(),
+            q_pre_stride: layer.row(),
+            q_rot: out.address(),
+            q_rot_stride: layer.row(),
+            k: step.k,
+            v: step.v,
+            scales: step.scales,
+            capacity: 100,
+            out: out.address(),
+            out_stride: layer.row(),
+            begin: 0,
+            n: 100,
+            seed_from: 0,
+        };
+        assert_eq!(device.attention.reading_bytes_backed(), 0);
+        // SAFETY: refused, or over buffers of this test that are as large as the strides say.
+        let before = unsafe { device.attention.prefill(0, &chunk) };
+        assert_eq!(before.is_err(), some, "{element:?}: {before:?}");
+        device.attention.back_reading(100, 100).unwrap();
+        let (taken, said) =
+            (device.attention.reading_bytes_backed(), CudaAttention::reading_bytes(layer.shape, element, 100));
+        assert!(taken <= said && (taken > 0) == some, "{element:?}: {taken} of {said}");
+        // SAFETY: as above.
+        unsafe { device.attention.prefill(0, &chunk).unwrap() };
+        gpu.synchronize().unwrap();
+    }
 }

@@ -42,9 +42,14 @@ fn policies() -> [Policy; 3] {
 #[test]
 fn a_replayed_step_equals_an_eager_one_bit_for_bit() {
     let Some(gpu) = gpu() else { return };
-    for (shape, element) in
-        [((32, 8, 128), CudaElement::Bf16), ((8, 2, 64), CudaElement::F16), ((16, 1, 256), CudaElement::Bf16)]
-    {
+    let cases = [
+        ((32, 8, 128), CudaElement::Bf16),
+        ((8, 2, 64), CudaElement::F16),
+        ((16, 1, 256), CudaElement::Bf16),
+        ((32, 8, 128), CudaElement::Q8),
+        ((32, 4, 128), CudaElement::Fp8),
+    ];
+    for (shape, element) in cases {
         // One graph of three layers under three policies, against three attentions of one layer each.
         let layers: Vec<Layer> = (0..3).map(|i| Layer::random(shape, element, 260, Queries::Grid, 20 + i)).collect();
         let mut eager: Vec<DeviceLayer<'_>> =

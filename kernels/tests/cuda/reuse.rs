@@ -96,6 +96,16 @@ mixed! {
     half_precision_at_128: (32, 8, 128), F16, Grid, 200;
     half_precision_at_64: (8, 2, 64), F16, Grid, 0;
     half_precision_at_256_wide: (32, 2, 256), F16, Grid, 33;
+    integers_at_128: (32, 8, 128), Q8, Grid, 333;
+    integers_at_128_in_groups_of_7: (28, 4, 128), Q8, Grid, 64;
+    integers_at_64: (8, 2, 64), Q8, Grid, 0;
+    integers_at_96: (6, 2, 96), Q8, Grid, 130;
+    integers_at_256_wide: (16, 1, 256), Q8, Grid, 50;
+    small_floats_at_128: (32, 4, 128), Fp8, Grid, 200;
+    small_floats_at_64: (24, 2, 64), Fp8, Grid, 70;
+    small_floats_at_96: (6, 2, 96), Fp8, Grid, 0;
+    small_floats_at_256: (16, 8, 256), Fp8, Grid, 40;
+    integers_and_distances_anywhere: (32, 8, 128), Q8, Free, 150;
     distances_anywhere_at_128: (32, 8, 128), Bf16, Free, 150;
     distances_anywhere_at_64: (8, 2, 64), Bf16, Free, 150;
 }
@@ -115,15 +125,21 @@ fn default_ring_wraps_in_a_long_run() {
 #[test]
 fn chains_of_hundreds_of_dictated_hits_stay_close() {
     let Some(gpu) = gpu() else { return };
-    for (shape, lag) in [((32, 8, 128), 1), ((16, 2, 64), 64)] {
-        let layer = Layer::random(shape, CudaElement::Bf16, 1100, Queries::Grid, 5);
+    let cases = [
+        ((32, 8, 128), CudaElement::Bf16, 1),
+        ((16, 2, 64), CudaElement::Bf16, 64),
+        ((32, 8, 128), CudaElement::Q8, 1),
+        ((16, 2, 64), CudaElement::Fp8, 1),
+    ];
+    for (shape, element, lag) in cases {
+        let layer = Layer::random(shape, element, 1100, Queries::Grid, 5);
         let mut pair = Pair::new(&gpu, &layer, RingLayout { slots: 128, band: 64 }, 500);
         let hits = forced(Pattern::All, lag);
         for pos in 500..1050 {
             pair.step(pos, &hits);
         }
         let Seen { reused, missed, deepest, worst, .. } = pair.seen;
-        println!("{shape:?}, lag {lag}: depth {deepest}, worst {worst:.1e}");
+        println!("{shape:?} {element:?}, lag {lag}: depth {deepest}, worst {worst:.1e}");
         assert_eq!((reused, missed), (550 * shape.0, 0));
         assert!(deepest as usize >= 550 / lag);
     }

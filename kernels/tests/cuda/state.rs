@@ -152,10 +152,11 @@ fn what_the_kernels_do_not_check_is_refused_before_they_run() {
         mac_attention::Ring::new(setup((8, 2, 64), LAYOUT, 1).shape, RingLayout { slots: 31, band: 16 }).unwrap();
     assert!(attention.restore_ring(0, &other).is_err());
 
-    let fine = CudaStep { q_pre: 256, q_rot: 512, k: 1024, v: 2048, capacity: 8, out: 4096 };
+    let fine = CudaStep { q_pre: 256, q_rot: 512, k: 1024, v: 2048, scales: 0, capacity: 8, out: 4096 };
     let wrong = [
         CudaStep { q_rot: 520, ..fine },
         CudaStep { k: 0, ..fine },
+        CudaStep { scales: 1024, ..fine },
         CudaStep { capacity: 0, ..fine },
         CudaStep { capacity: 1 << 31, ..fine },
     ];

@@ -1,20 +1,20 @@
 //! What the engine's errors mean to people.
 
-use reprise_engine::{DeviceKind, EngineError};
+use reprise_engine::{DeviceKind, EngineError, KvFormat as Held};
 
 use super::{CHATS_STAY, SAVED_STAYS, grouped, size};
-use crate::ipc::{Advice, DeviceChoice, UserError};
+use crate::ipc::{Advice, DeviceChoice, KvFormat, UserError};
 
 /// Where the model that failed was or was to be is not known.
 impl From<EngineError> for UserError {
     fn from(error: EngineError) -> Self {
-        Self::from_engine(error, DeviceKind::Cpu)
+        Self::from_engine(error, DeviceKind::Cpu, Held::Bf16)
     }
 }
 
 impl UserError {
-    /// A failure of a model on that device, loading or answering.
-    pub(crate) fn from_engine(error: EngineError, on: DeviceKind) -> Self {
+    /// A failure of a model on that device with its context held like that, loading or answering.
+    pub(crate) fn from_engine(error: EngineError, on: DeviceKind, kv: Held) -> Self {
         let told = match &error {
             EngineError::Io { path, .. } | EngineError::BadModelFile { path, .. } => {
                 let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
@@ -32,7 +32,7 @@ impl UserError {
                 .hint("Remove the standing instructions in the settings if the model takes none, or choose another model.")
                 .advise(Advice::ChooseModel),
             EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits } => {
-                out_of_memory(on, [*need_bytes, *free_bytes], *context_that_fits)
+                out_of_memory(on, kv, [*need_bytes, *free_bytes], *context_that_fits)
             }
             EngineError::PromptTooLong { prompt_tokens, context_tokens } => too_long(*prompt_tokens, *context_tokens),
             EngineError::InvalidRequest(why) => Self::new(format!("This is not possible: {why}."))
@@ -50,6 +50,10 @@ impl UserError {
                 .kept(CHATS_STAY)
                 .advise(Advice::SetDevice { device: DeviceChoice::Cpu })
                 .advise(Advice::Reload),
+            EngineError::KvNeedsGpu { .. } => Self::new("An 8-bit context memory needs a GPU.")
+                .kept(CHATS_STAY)
+                .advise(Advice::SetKv { kv: KvFormat::Bf16 })
+                .advise(Advice::SetDevice { device: DeviceChoice::Auto }),
             // After a fault on a GPU every later call fails as well, so the model must be loaded anew.
             EngineError::Gpu { .. } => Self::new("The GPU failed while computing.")
                 .kept("What was written is saved.")
@@ -73,7 +77,7 @@ fn of_file(name: &str, error: &EngineError) -> UserError {
 }
 
 /// `bytes`: needed, free.
-fn out_of_memory(on: DeviceKind, bytes: [u64; 2], context_that_fits: usize) -> UserError {
+fn out_of_memory(on: DeviceKind, kv: Held, bytes: [u64; 2], context_that_fits: usize) -> UserError {
     let [need, free] = bytes.map(size);
     let memory = match on {
         DeviceKind::Cpu => "memory",
@@ -82,7 +86,11 @@ fn out_of_memory(on: DeviceKind, bytes: [u64; 2], context_that_fits: usize) -> U
     let told = UserError::new(format!("There is not enough {memory}: {need} are needed and {free} are free."));
     let told = told.kept(CHATS_STAY);
     let told = match u32::try_from(context_that_fits) {
-        Ok(tokens) if tokens > 0 => told.advise(Advice::SetContext { tokens }),
+        Ok(tokens) if tokens > 0 => {
+            let told = told.advise(Advice::SetContext { tokens });
+            let halved = on == DeviceKind::Cuda && !kv.is_8_bit();
+            if halved { told.advise(Advice::SetKv { kv: KvFormat::Q8_0 }) } else { told }
+        }
         _ => told.hint("Close other programs, or choose a smaller model.").advise(Advice::ChooseModel),
     };
     match on {

@@ -1,10 +1,10 @@
 use std::io::{Error as IoError, ErrorKind};
 use std::path::PathBuf;
 
-use reprise_engine::{DeviceKind, EngineError};
+use reprise_engine::{DeviceKind, EngineError, KvFormat as Held};
 
 use super::*;
-use crate::ipc::DeviceChoice;
+use crate::ipc::{DeviceChoice, KvFormat};
 
 /// Every variant, so that a new one without words is seen here.
 fn all() -> Vec<UserError> {
@@ -50,6 +50,7 @@ fn all() -> Vec<UserError> {
         EngineError::Busy,
         EngineError::Stopped,
         EngineError::NoGpu { why: "no NVIDIA driver was found".into() },
+        EngineError::KvNeedsGpu { format: Held::Q8_0 },
         EngineError::Gpu { why: "cuLaunchKernel: an illegal address".into() },
     ];
     let mut told: Vec<UserError> = Vec::new();
@@ -101,13 +102,27 @@ fn out_of_memory_offers_the_context_that_fits() {
 fn a_gpu_that_is_full_or_gone_leaves_the_processor() {
     let processor = Advice::SetDevice { device: DeviceChoice::Cpu };
     let full = EngineError::OutOfMemory { need_bytes: 90 << 30, free_bytes: 79 << 30, context_that_fits: 65_536 };
-    let told = UserError::from_engine(full, DeviceKind::Cuda);
+    let told = UserError::from_engine(full, DeviceKind::Cuda, Held::Q8_0);
     assert_eq!(told.advice, [Advice::SetContext { tokens: 65_536 }, processor.clone()]);
     assert!(told.message.contains("not enough GPU memory: 90 GiB"), "{}", told.message);
     for gone in [EngineError::NoGpu { why: "no driver".into() }, EngineError::Gpu { why: "lost".into() }] {
-        let told = UserError::from_engine(gone, DeviceKind::Cuda);
+        let told = UserError::from_engine(gone, DeviceKind::Cuda, Held::Bf16);
         assert!(told.advice.contains(&processor) && told.advice.contains(&Advice::Reload), "{told:?}");
     }
+}
+
+#[test]
+fn eight_bits_are_offered_where_they_make_room() {
+    let full = |context_that_fits| EngineError::OutOfMemory { need_bytes: 90, free_bytes: 79, context_that_fits };
+    let offered = |on, kv, fits| {
+        let told = UserError::from_engine(full(fits), on, kv);
+        told.advice.contains(&Advice::SetKv { kv: KvFormat::Q8_0 })
+    };
+    assert!(offered(DeviceKind::Cuda, Held::Bf16, 65_536));
+    // The processor has none, a cache of 8 bits is one already, and weights that do not fit fit no better.
+    assert!(!offered(DeviceKind::Cpu, Held::Bf16, 65_536));
+    assert!(!offered(DeviceKind::Cuda, Held::Fp8, 65_536));
+    assert!(!offered(DeviceKind::Cuda, Held::Bf16, 0));
 }
 
 #[test]

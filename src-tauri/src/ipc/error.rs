@@ -3,7 +3,7 @@
 use serde::Serialize;
 use specta::Type;
 
-use super::settings::DeviceChoice;
+use super::settings::{DeviceChoice, KvFormat};
 
 /// The only error shape that reaches the page.
 #[derive(Debug, Clone, PartialEq, Serialize, Type)]
@@ -43,6 +43,11 @@ pub enum Advice {
     SetDevice {
         /// Which.
         device: DeviceChoice,
+    },
+    /// Load the model with its context held like this.
+    SetKv {
+        /// How.
+        kv: KvFormat,
     },
     /// Load the model again as it is set.
     Reload,

@@ -16,9 +16,9 @@ pub use document::{
     AttachEvent, DocumentKind, DocumentView, DropEvent, FolderFileView, FolderView, PageView, SkippedView,
 };
 pub use error::{Advice, UserError};
-pub use model::{DeviceKind, GpuMemory, GpuView, ModelCard, ModelEvent, ModelStatus};
+pub use model::{ContextCost, DeviceKind, GpuMemory, GpuView, ModelCard, ModelEvent, ModelStatus};
 pub use reply::{Ask, ContextUse, DocumentTokens, ReplyEvent, ReplyStats, StepView, StopKind, TokenStep};
-pub use settings::{AppState, AttentionMode, DeviceChoice, Settings, Theme};
+pub use settings::{AppState, AttentionMode, DeviceChoice, KvFormat, Settings, Theme};
 
 use tauri::Runtime;
 use tauri_specta::{Builder, collect_commands, collect_events};

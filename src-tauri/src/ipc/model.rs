@@ -6,6 +6,7 @@ use specta_typescript::Number;
 use tauri_specta::Event;
 
 use super::error::UserError;
+use super::settings::KvFormat;
 
 /// Where a model lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Type)]
@@ -58,6 +59,25 @@ pub struct GpuMemory {
     pub total_bytes: f64,
 }
 
+/// What a context of a model takes on a device, held in one way, beside the model's fixed bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Type)]
+#[serde(rename_all = "camelCase")]
+pub struct ContextCost {
+    /// Where.
+    pub device: DeviceKind,
+    /// How.
+    pub kv: KvFormat,
+    /// Bytes of a token.
+    #[specta(type = Number)]
+    pub token_bytes: f64,
+    /// Bytes of scratch at any length.
+    #[specta(type = Number)]
+    pub scratch_bytes: f64,
+    /// Bytes of scratch that a token adds.
+    #[specta(type = Number)]
+    pub scratch_token_bytes: f64,
+}
+
 /// The model, as the status line shows it.
 #[derive(Debug, Clone, PartialEq, Serialize, Type)]
 #[serde(tag = "kind", rename_all = "camelCase", rename_all_fields = "camelCase")]
@@ -105,7 +125,11 @@ pub struct ModelCard {
     pub kernels: String,
     /// Processor or GPU.
     pub device_kind: DeviceKind,
-    /// Why the processor serves although a GPU would have been taken.
+    /// How its context is held.
+    pub kv: KvFormat,
+    /// How its context was to be held.
+    pub kv_wished: KvFormat,
+    /// Why the processor serves although a GPU would have been taken, and that the context is not held as wished, if so.
     pub fallback: Option<UserError>,
     /// Memory of the GPU; `None` on the processor.
     pub gpu_memory: Option<GpuMemory>,
@@ -131,7 +155,12 @@ pub struct ModelCard {
     /// Bytes of scratch.
     #[specta(type = Number)]
     pub scratch_bytes: f64,
-    /// Most bytes that a KV cache could have on this device, measured.
+    /// Bytes that depend neither on the context nor on how it is held: weights, rings and the rest of the scratch.
+    #[specta(type = Number)]
+    pub fixed_bytes: f64,
+    /// What contexts take, by device and by how they are held: all that there are.
+    pub context_costs: Vec<ContextCost>,
+    /// Most bytes that a context could have on this device, measured.
     #[specta(type = Number)]
     pub context_room_bytes: f64,
     /// Free memory of the machine, measured.

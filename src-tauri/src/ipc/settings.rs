@@ -52,6 +52,20 @@ pub enum DeviceChoice {
     Gpu,
 }
 
+/// How the context is held in memory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Type)]
+pub enum KvFormat {
+    /// 16 bits, on every device.
+    #[serde(rename = "bf16")]
+    Bf16,
+    /// 8-bit blocks with a scale each; on a GPU.
+    #[serde(rename = "q8_0")]
+    Q8_0,
+    /// 8-bit floats; on a GPU.
+    #[serde(rename = "fp8")]
+    Fp8,
+}
+
 /// What the user can set.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
 #[serde(rename_all = "camelCase")]
@@ -62,6 +76,8 @@ pub struct Settings {
     pub attention: AttentionMode,
     /// Where models are to live; takes effect when one is loaded.
     pub device: DeviceChoice,
+    /// How the context is to be held, where the device can; takes effect when a model is loaded.
+    pub kv: KvFormat,
     /// Context to reserve; `None` lets the app choose.
     pub context_tokens: Option<u32>,
     /// Most tokens a reply may have.

@@ -14,8 +14,8 @@ use reprise_engine::{Attention, Engine, EngineError, Request, Sampling};
 use tauri::ipc::Channel;
 
 use crate::app::App;
-use crate::device;
 use crate::ipc::{Advice, Ask, AttentionMode, ReplyEvent, Settings, UserError};
+use crate::room;
 use plan::{Place, Plan};
 use slot::Reserved;
 pub use slot::Slot;
@@ -67,11 +67,12 @@ fn check_fit(engine: &Engine, prompt_tokens: usize, reply_tokens: usize) -> Resu
         return Ok(());
     }
     let told = UserError::from(EngineError::PromptTooLong { prompt_tokens, context_tokens: info.context_tokens });
+    let context_bytes = room::context_bytes(info);
     let room = Room {
         context_tokens: info.context_tokens,
         max_context_tokens: info.max_context_tokens,
-        kv_bytes: info.memory.kv_bytes,
-        free_bytes: device::context_room(info).saturating_sub(info.memory.kv_bytes),
+        context_bytes,
+        free_bytes: room::context_room(info).saturating_sub(context_bytes),
     };
     Err(match room.context_for(prompt_tokens, reply_tokens) {
         Some(tokens) => UserError { advice: [vec![Advice::SetContext { tokens }], told.advice].concat(), ..told },
@@ -83,8 +84,8 @@ fn check_fit(engine: &Engine, prompt_tokens: usize, reply_tokens: usize) -> Resu
 struct Room {
     context_tokens: usize,
     max_context_tokens: usize,
-    /// KV cache of the present context.
-    kv_bytes: u64,
+    /// What the present context takes.
+    context_bytes: u64,
     /// What the device has for more of it.
     free_bytes: u64,
 }
@@ -97,7 +98,8 @@ impl Room {
         if wanted <= prompt_tokens || wanted <= self.context_tokens || self.context_tokens == 0 {
             return None;
         }
-        let growth = u128::from(self.kv_bytes) * (wanted - self.context_tokens) as u128 / self.context_tokens as u128;
+        let growth =
+            u128::from(self.context_bytes) * (wanted - self.context_tokens) as u128 / self.context_tokens as u128;
         // A tenth stays free: a machine that swaps is worse than a shorter context.
         let spare = u128::from(self.free_bytes) * 9 / 10;
         (growth <= spare).then(|| u32::try_from(wanted).ok()).flatten()
@@ -128,7 +130,7 @@ mod tests {
     use super::Room;
 
     fn room() -> Room {
-        Room { context_tokens: 4096, max_context_tokens: 32_768, kv_bytes: 4096 * 1000, free_bytes: 1 << 30 }
+        Room { context_tokens: 4096, max_context_tokens: 32_768, context_bytes: 4096 * 1000, free_bytes: 1 << 30 }
     }
 
     #[test]

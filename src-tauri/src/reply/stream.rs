@@ -72,7 +72,10 @@ impl Stream {
         self.keep_rates(engine);
         let end = match outcome {
             Ok(summary) => self.finish(&summary),
-            Err(error) => self.fail(UserError::from_engine(error, engine.info().device_kind)),
+            Err(error) => {
+                let info = engine.info();
+                self.fail(UserError::from_engine(error, info.device_kind, info.kv))
+            }
         };
         drop(reserved);
         self.tell(end);

@@ -185,12 +185,20 @@ const steps = {
 		assert.equal(radio.disabled, !usable);
 		assert.ok(radio.why.includes(usable ? gpu.name : gpu.why), radio.why);
 		const answers = await window.count(id('message-assistant'));
+		const heldIn8Bits = () =>
+			window.run(() => {
+				const input = document.querySelector('[data-testid="kv-choice"] input[value="q8_0"]');
+				return { disabled: input.disabled, why: document.getElementById(input.getAttribute('aria-describedby')).textContent };
+			});
+		assert.equal((await heldIn8Bits()).disabled, !usable);
 		await window.click(`${id('device-choice')} input[value="cpu"]`);
+		const onProcessor = await heldIn8Bits();
+		assert.ok(onProcessor.disabled && onProcessor.why.includes('on the processor'), onProcessor.why);
 		await window.click(id('apply-placement'));
 		// Before, the processor served for want of a GPU, or a GPU did.
 		await until('the model is where it was sent', 60_000, async () => {
 			const { kind, info } = (await invoke('app_state', {})).model;
-			return kind === 'ready' && info.deviceKind === 'cpu' && info.fallback === null;
+			return kind === 'ready' && info.deviceKind === 'cpu' && info.kv === 'bf16' && info.fallback === null;
 		});
 		await until('the panel says so', 5000, async () => / on CPU, \d+ threads?/.test(await window.text(id('device-line'))));
 		await shot('device-chosen');

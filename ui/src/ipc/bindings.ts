@@ -73,7 +73,7 @@ export const events = {
 };
 
 /* Constants */
-export const DEFAULT_SETTINGS = {"theme":"system","attention":"mac","device":"auto","contextTokens":null,"maxReplyTokens":1024,"temperature":0.0,"topK":0,"topP":1.0,"minP":0.0,"repeatPenalty":1.0,"seed":0,"systemPrompt":"","dashboardOpen":true} as const;
+export const DEFAULT_SETTINGS = {"theme":"system","attention":"mac","device":"auto","kv":"bf16","contextTokens":null,"maxReplyTokens":1024,"temperature":0.0,"topK":0,"topP":1.0,"minP":0.0,"repeatPenalty":1.0,"seed":0,"systemPrompt":"","dashboardOpen":true} as const;
 
 /* Types */
 /**  What the user can do about an error. */
@@ -96,6 +96,10 @@ excessTokens: number } |
 { kind: "setDevice"; 
 /**  Which. */
 device: DeviceChoice } | 
+/**  Load the model with its context held like this. */
+{ kind: "setKv"; 
+/**  How. */
+kv: KvFormat } | 
 /**  Load the model again as it is set. */
 { kind: "reload" } | 
 /**  A sentence to show. */
@@ -207,6 +211,20 @@ export type ChatView = {
 	documents: DocumentView[],
 	/**  Unsent text. */
 	draft: string,
+};
+
+/**  What a context of a model takes on a device, held in one way, beside the model's fixed bytes. */
+export type ContextCost = {
+	/**  Where. */
+	device: DeviceKind,
+	/**  How. */
+	kv: KvFormat,
+	/**  Bytes of a token. */
+	tokenBytes: number,
+	/**  Bytes of scratch at any length. */
+	scratchBytes: number,
+	/**  Bytes of scratch that a token adds. */
+	scratchTokenBytes: number,
 };
 
 /**  What the next question would send. */
@@ -348,6 +366,15 @@ name: string;
 /**  All of its memory. */
 memoryBytes: number };
 
+/**  How the context is held in memory. */
+export type KvFormat = 
+/**  16 bits, on every device. */
+"bf16" | 
+/**  8-bit blocks with a scale each; on a GPU. */
+"q8_0" | 
+/**  8-bit floats; on a GPU. */
+"fp8";
+
 /**  How complete a message is. */
 export type MessageState = 
 /**  Whole. */
@@ -397,7 +424,11 @@ export type ModelCard = {
 	kernels: string,
 	/**  Processor or GPU. */
 	deviceKind: DeviceKind,
-	/**  Why the processor serves although a GPU would have been taken. */
+	/**  How its context is held. */
+	kv: KvFormat,
+	/**  How its context was to be held. */
+	kvWished: KvFormat,
+	/**  Why the processor serves although a GPU would have been taken, and that the context is not held as wished, if so. */
 	fallback: UserError | null,
 	/**  Memory of the GPU; `None` on the processor. */
 	gpuMemory: GpuMemory | null,
@@ -419,7 +450,11 @@ export type ModelCard = {
 	ringBytes: number,
 	/**  Bytes of scratch. */
 	scratchBytes: number,
-	/**  Most bytes that a KV cache could have on this device, measured. */
+	/**  Bytes that depend neither on the context nor on how it is held: weights, rings and the rest of the scratch. */
+	fixedBytes: number,
+	/**  What contexts take, by device and by how they are held: all that there are. */
+	contextCosts: ContextCost[],
+	/**  Most bytes that a context could have on this device, measured. */
 	contextRoomBytes: number,
 	/**  Free memory of the machine, measured. */
 	freeBytes: number,
@@ -557,6 +592,8 @@ export type Settings = {
 	attention: AttentionMode,
 	/**  Where models are to live; takes effect when one is loaded. */
 	device: DeviceChoice,
+	/**  How the context is to be held, where the device can; takes effect when a model is loaded. */
+	kv: KvFormat,
 	/**  Context to reserve; `None` lets the app choose. */
 	contextTokens: number | null,
 	/**  Most tokens a reply may have. */

@@ -25,6 +25,7 @@ const SCRIPTS = [
 	'gpu',
 	'gpu-full',
 	'old-driver',
+	'no-gpu-8-bit',
 ] as const;
 export type Script = (typeof SCRIPTS)[number];
 
@@ -57,8 +58,10 @@ export const FOLDER: FolderView = {
 /** What is kept when the script begins. */
 export function settingsAtStart(script: Script): Settings {
 	// More context than the GPU of this script has room for, and nowhere else to go.
-	const full = { device: 'gpu', contextTokens: 131_072 } as const;
-	return { ...DEFAULT_SETTINGS, ...(script === 'gpu-full' ? full : {}) };
+	if (script === 'gpu-full') return { ...DEFAULT_SETTINGS, device: 'gpu', contextTokens: 131_072 };
+	// Chosen when there was a GPU.
+	if (script === 'no-gpu-8-bit') return { ...DEFAULT_SETTINGS, kv: 'q8_0' };
+	return DEFAULT_SETTINGS;
 }
 
 export function refusal(message: string): UserError {

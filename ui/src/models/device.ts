@@ -1,16 +1,9 @@
 import type { DeviceChoice, DeviceKind, GpuView, ModelCard } from '../ipc/bindings';
 import { bytes } from '../kit/format';
-
-/** One device to choose, with what it means or why it cannot be had. */
-export interface DeviceOption {
-	value: DeviceChoice;
-	text: string;
-	meaning: string;
-	disabled: boolean;
-}
+import type { RadioOption } from '../kit/radio';
 
 /** The devices to choose from; `gpu` is null while one is looked for. */
-export function deviceOptions(gpu: GpuView | null): DeviceOption[] {
+export function deviceOptions(gpu: GpuView | null): RadioOption<DeviceChoice>[] {
 	const usable = gpu?.kind === 'usable';
 	return [
 		{

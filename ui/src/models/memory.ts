@@ -1,4 +1,4 @@
-import type { DeviceChoice, DeviceKind, GpuView, ModelCard } from '../ipc/bindings';
+import type { ContextCost, DeviceChoice, DeviceKind, GpuView, KvFormat, ModelCard } from '../ipc/bindings';
 import { bytes } from '../kit/format';
 
 /** Memory of a loaded model, as the card shows it. */
@@ -29,49 +29,73 @@ export function memoryView(card: ModelCard): MemoryView {
 	}
 	return {
 		title: 'Memory of this machine',
-		whole: fixedBytes(card) + card.kvBytes + card.freeBytes,
+		whole: parts.reduce((sum, part) => sum + part.bytes, 0) + card.freeBytes,
 		parts,
 		measured: `Measured when loaded: ${bytes(card.freeBytes)} free.`,
 	};
+}
+
+/** Where a model is to live, and how its context is to be held. */
+export interface Wish {
+	device: DeviceChoice;
+	kv: KvFormat;
 }
 
 /** What a choice of device and context would take, derived from the loaded model's figures. */
 export interface Estimate {
 	/** Where the model would be. */
 	device: DeviceKind;
+	/** How its context would be held there. */
+	held: KvFormat;
+	/** Bytes of the context itself. */
 	kv: number;
+	scratch: number;
 	total: number;
-	/** Most bytes that the context could have there. */
+	/** Most bytes that the context could have there, with the scratch that goes with it. */
 	room: number;
 	/** The room was measured; else it is what is left of the device's whole memory. */
 	measured: boolean;
 	fits: boolean;
 }
 
-/** KV grows with the context, the rest does not. With `auto` the processor takes what the GPU does not hold. */
-export function estimate(
+/** With `auto` the processor takes what the GPU does not hold. */
+export function estimate(card: ModelCard, contextTokens: number, wish: Wish, gpu: GpuView | null): Estimate {
+	const wanted: DeviceKind = wish.device === 'cpu' || gpu?.kind !== 'usable' ? 'cpu' : 'gpu';
+	const first = on(wanted, card, contextTokens, wish.kv, gpu);
+	const final = first.fits || wish.device !== 'auto' || wanted === 'cpu';
+	return final ? first : on('cpu', card, contextTokens, wish.kv, gpu);
+}
+
+function on(
+	device: DeviceKind,
 	card: ModelCard,
 	contextTokens: number,
-	choice: DeviceChoice,
+	wished: KvFormat,
 	gpu: GpuView | null,
 ): Estimate {
-	const wanted: DeviceKind = choice === 'cpu' || gpu?.kind !== 'usable' ? 'cpu' : 'gpu';
-	const first = on(wanted, card, contextTokens, gpu);
-	return first.fits || choice !== 'auto' || wanted === 'cpu' ? first : on('cpu', card, contextTokens, gpu);
-}
-
-function on(device: DeviceKind, card: ModelCard, contextTokens: number, gpu: GpuView | null): Estimate {
-	const kv = card.contextTokens > 0 ? (card.kvBytes / card.contextTokens) * contextTokens : 0;
-	const fixed = fixedBytes(card);
-	let room = card.contextRoomBytes;
+	const cost = costOf(card, device, wished);
+	const kv = (cost?.tokenBytes ?? 0) * contextTokens;
+	const ownScratch = (cost?.scratchBytes ?? 0) + (cost?.scratchTokenBytes ?? 0) * contextTokens;
 	const measured = device === card.deviceKind || device === 'cpu';
+	let room = card.contextRoomBytes;
 	if (device !== card.deviceKind) {
 		const whole = device === 'cpu' ? card.freeBytes : gpu?.kind === 'usable' ? gpu.memoryBytes : 0;
-		room = Math.max(0, whole - fixed);
+		room = Math.max(0, whole - card.fixedBytes);
 	}
-	return { device, kv, total: fixed + kv, room, measured, fits: kv <= room };
+	return {
+		device,
+		held: cost?.kv ?? 'bf16',
+		kv,
+		scratch: card.fixedBytes - card.weightsBytes - card.ringBytes + ownScratch,
+		total: card.fixedBytes + kv + ownScratch,
+		room,
+		measured,
+		fits: kv + ownScratch <= room,
+	};
 }
 
-function fixedBytes(card: ModelCard): number {
-	return card.weightsBytes + card.ringBytes + card.scratchBytes;
+/** A device that does not hold contexts as wished holds them in 16 bits. */
+function costOf(card: ModelCard, device: DeviceKind, wished: KvFormat): ContextCost | undefined {
+	const there = card.contextCosts.filter((cost) => cost.device === device);
+	return there.find(({ kv }) => kv === wished) ?? there.find(({ kv }) => kv === 'bf16');
 }

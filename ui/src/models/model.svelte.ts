@@ -20,10 +20,15 @@ export class Model {
 		return this.status.kind === 'ready' ? this.status.info : null;
 	}
 
-	/** Why the processor serves although there is a GPU. A machine without one has nothing to be told. */
+	/**
+	 * Why the processor serves although there is a GPU, or why the context is not held as wished. Where there is no GPU
+	 * and none was counted on, there is nothing to be told.
+	 */
 	get fallback(): UserError | null {
-		const hasGpu = this.gpu !== null && this.gpu.kind !== 'missing';
-		return hasGpu ? (this.card?.fallback ?? null) : null;
+		const { card, gpu } = this;
+		if (card === null) return null;
+		const hasGpu = gpu !== null && gpu.kind !== 'missing';
+		return hasGpu || card.kv !== card.kvWished ? card.fallback : null;
 	}
 
 	/** The fallback, until the user has put it away. */

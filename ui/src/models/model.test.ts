@@ -38,6 +38,15 @@ it('has nothing to tell where there is no GPU, and none where one serves', () =>
 	expect(model.fallback).toBeNull();
 });
 
+it('tells of a context that is not held as wished, GPU or none', () => {
+	const model = new Model();
+	model.status = ready({ fallback: FELL_BACK, kv: 'bf16', kvWished: 'q8_0' });
+	for (const gpu of [null, OLD, { kind: 'missing', why: 'No driver.' } as const]) {
+		model.gpu = gpu;
+		expect(model.notice).toEqual(FELL_BACK);
+	}
+});
+
 it('goes on without knowing where the look fails', async () => {
 	const model = new Model();
 	mockIPC(() => {

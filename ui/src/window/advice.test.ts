@@ -9,6 +9,7 @@ function error(...advice: Advice[]): UserError {
 it('makes a button of what can be done and a sentence of what can be read', () => {
 	const told = error(
 		{ kind: 'setContext', tokens: 65_536 },
+		{ kind: 'setKv', kv: 'q8_0' },
 		{ kind: 'setDevice', device: 'cpu' },
 		{ kind: 'reload' },
 		{ kind: 'hint', text: 'Close other programs.' },
@@ -16,6 +17,7 @@ it('makes a button of what can be done and a sentence of what can be read', () =
 	);
 	expect(choices(told).map(choiceLabel)).toEqual([
 		'Load the model with 65,536 tokens of context',
+		'Load the model with 8-bit context memory',
 		'Load the model on the processor',
 		'Load the model again',
 	]);

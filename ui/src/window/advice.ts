@@ -1,4 +1,4 @@
-import type { Advice, DeviceChoice, UserError } from '../ipc/bindings';
+import type { Advice, DeviceChoice, KvFormat, UserError } from '../ipc/bindings';
 import { count } from '../kit/format';
 
 /** Advice that is something to do rather than to read. */
@@ -14,6 +14,12 @@ const DEVICES: Record<DeviceChoice, string> = {
 	auto: 'Let the app choose the device',
 	cpu: 'Load the model on the processor',
 	gpu: 'Load the model on the GPU',
+};
+
+const KV: Record<KvFormat, string> = {
+	bf16: 'Load the model with 16-bit context memory',
+	q8_0: 'Load the model with 8-bit context memory',
+	fp8: 'Load the model with 8-bit float context memory',
 };
 
 /** Advice in sentences. */
@@ -42,6 +48,8 @@ export function choiceLabel(choice: Choice): string {
 			return 'Choose another model…';
 		case 'setDevice':
 			return DEVICES[choice.device];
+		case 'setKv':
+			return KV[choice.kv];
 		case 'reload':
 			return 'Load the model again';
 	}

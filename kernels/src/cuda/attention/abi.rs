@@ -47,6 +47,8 @@ pub(super) struct RingArgs {
 pub(super) struct KvArgs {
     pub(super) k: u64,
     pub(super) v: u64,
+    /// 0 where the format has none.
+    pub(super) scales: u64,
     pub(super) capacity: i32,
 }
 
@@ -148,6 +150,20 @@ pub(super) struct ReuseArgs {
     pub(super) counters: u64,
 }
 
+/// Of `expand_kv`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(super) struct ExpandArgs {
+    pub(super) from: KvArgs,
+    pub(super) k: u64,
+    pub(super) v: u64,
+    pub(super) stride: i32,
+    pub(super) begin: i32,
+    pub(super) tokens: i32,
+    pub(super) head_dim: i32,
+    pub(super) num_kv_heads: i32,
+}
+
 /// Of the prefill kernels (`prefill_args.cuh`).
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
@@ -180,17 +196,18 @@ pub(super) struct PrefillWgmmaArgs {
 }
 
 const _: () = {
-    assert!(size_of::<PrefillArgs>() == 144 && std::mem::offset_of!(PrefillArgs, heads) == 88);
-    assert!(std::mem::offset_of!(PrefillArgs, partial_out) == 128);
+    assert!(size_of::<PrefillArgs>() == 152 && std::mem::offset_of!(PrefillArgs, heads) == 96);
+    assert!(std::mem::offset_of!(PrefillArgs, partial_out) == 136);
     assert!(size_of::<TensorMap>() == 128 && std::mem::offset_of!(PrefillWgmmaArgs, chunk) == 256);
     assert!(size_of::<StepState>() == 8);
     assert!(size_of::<RingMeta>() == 16);
     assert!(size_of::<RingArgs>() == 32);
-    assert!(size_of::<KvArgs>() == 24);
+    assert!(size_of::<KvArgs>() == 32 && std::mem::offset_of!(KvArgs, capacity) == 24);
     assert!(size_of::<HeadArgs>() == 12);
     assert!(size_of::<Totals>() == 56);
     assert!(size_of::<PolicyArgs>() == 48 && std::mem::offset_of!(PolicyArgs, seed) == 32);
     assert!(size_of::<PauseArgs>() == 12);
-    assert!(size_of::<AttendArgs>() == 160 && std::mem::offset_of!(AttendArgs, ring) == 64);
-    assert!(size_of::<ReuseArgs>() == 192 && std::mem::offset_of!(ReuseArgs, policy) == 96);
+    assert!(size_of::<AttendArgs>() == 168 && std::mem::offset_of!(AttendArgs, ring) == 72);
+    assert!(size_of::<ReuseArgs>() == 200 && std::mem::offset_of!(ReuseArgs, policy) == 104);
+    assert!(size_of::<ExpandArgs>() == 72 && std::mem::offset_of!(ExpandArgs, stride) == 48);
 };

@@ -43,7 +43,7 @@ impl DecodeKernels {
             Ok(kernel)
         };
 
-        let shared_bytes = attend_shared_bytes(dim, heads, target.shared_kb);
+        let shared_bytes = attend_shared_bytes(dim, element.bytes(), heads, target.shared_kb);
         let attend = kernel("attend", shared_bytes)?;
         let attend_launch =
             Launch::new(info.multiprocessors, ATTEND_THREADS).shared(shared_bytes).overlap(target.clusters);

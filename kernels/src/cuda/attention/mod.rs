@@ -3,6 +3,9 @@
 
 mod abi;
 mod audit;
+mod element;
+mod expand;
+mod held;
 mod kernels;
 mod policy;
 mod prefill;
@@ -15,6 +18,9 @@ use crate::{AttentionShape, Counters, KernelError, Pattern, Policy, Ring, RingLa
 use abi::{AttendArgs, HeadArgs, KvArgs, ReuseArgs, RingArgs, StepState};
 use audit::AuditScratch;
 use bytemuck::Zeroable as _;
+pub use element::CudaElement;
+use expand::Expansion;
+pub use held::HeldKv;
 use kernels::DecodeKernels;
 use policy::Rule;
 pub use prefill::CudaPrefillChunk;
@@ -23,31 +29,12 @@ use report::Report;
 use rings::Rings;
 use sizes::SPANS_PER_BLOCK;
 
-/// Type of K, V and rotated queries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CudaElement {
-    /// bfloat16.
-    Bf16,
-    /// IEEE half.
-    F16,
-}
-
-impl CudaElement {
-    /// As kernels are named.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Bf16 => "bf16",
-            Self::F16 => "f16",
-        }
-    }
-}
-
 /// What a sequence's attention is made for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CudaAttentionSetup {
     /// Of every layer.
     pub shape: AttentionShape,
-    /// Of K, V and rotated queries.
+    /// Of K and V; rotated queries follow from it.
     pub element: CudaElement,
     /// Of every layer's ring.
     pub layout: RingLayout,
@@ -60,12 +47,15 @@ pub struct CudaAttentionSetup {
 pub struct CudaStep {
     /// Queries before rotation, bf16 `[num_q_heads, head_dim]`.
     pub q_pre: u64,
-    /// Queries after rotation, [`CudaElement`] `[num_q_heads, head_dim]`.
+    /// Queries after rotation, [`CudaElement::queries`] `[num_q_heads, head_dim]`.
     pub q_rot: u64,
     /// Rotated keys, [`CudaElement`] `[num_kv_heads, capacity, head_dim]`.
     pub k: u64,
     /// Values, likewise.
     pub v: u64,
+    /// Scales of [`CudaElement::Q8`], f16 `[num_kv_heads, capacity, 2, slots]`: K's, then V's, `2 · slots` of them
+    /// [per token](CudaElement::scales_per_token); 0 where there are none.
+    pub scales: u64,
     /// Tokens per KV head that K and V have addresses for.
     pub capacity: usize,
     /// Attention output, f32 `[num_q_heads, head_dim]`.
@@ -98,6 +88,8 @@ pub struct CudaAttention {
     setup: CudaAttentionSetup,
     kernels: DecodeKernels,
     prefill: PrefillKernels,
+    /// Of 8-bit K and V.
+    expansion: Option<Expansion>,
     rings: Rings,
     report: Report,
     /// One, shared by all layers.
@@ -126,7 +118,8 @@ impl CudaAttention {
         Ok(Self {
             gpu: gpu.clone(),
             setup,
-            prefill: PrefillKernels::load(gpu, shape, element)?,
+            prefill: PrefillKernels::load(gpu, shape, element.queries())?,
+            expansion: Expansion::load(gpu, element)?,
             rings: Rings::new(gpu, shape, layout, layers)?,
             report: Report::new(gpu, shape, layers)?,
             state: gpu.upload(&[StepState { position: -1, step: 0 }])?,
@@ -333,13 +326,13 @@ impl CudaAttention {
     }
 
     fn attend_args(&self, layer: usize, step: &CudaStep) -> Result<AttendArgs, CudaError> {
-        let CudaStep { q_pre, q_rot, k, v, capacity, out } = *step;
+        let CudaStep { q_pre, q_rot, k, v, scales, capacity, out } = *step;
         check_addresses([("q_pre", q_pre), ("q_rot", q_rot), ("keys", k), ("values", v), ("attention output", out)])?;
         Ok(AttendArgs {
             state: self.state.address(),
             q_rot,
             q_pre,
-            kv: KvArgs { k, v, capacity: kv_capacity(capacity)? },
+            kv: KvArgs { k, v, scales: self.check_scales(scales)?, capacity: kv_capacity(capacity)? },
             heads: self.head_args(),
             ring: self.rings.args(layer),
             decisions: self.rings.decisions(layer),
@@ -360,6 +353,16 @@ impl CudaAttention {
             group: shape.group_size() as i32,
             scale_log2: shape.softmax_scale() * std::f32::consts::LOG2_E,
         }
+    }
+
+    /// Given where the format has them, and only there.
+    fn check_scales(&self, scales: u64) -> Result<u64, KernelError> {
+        let wanted = self.setup.element == CudaElement::Q8;
+        if wanted == (scales != 0) && scales.is_multiple_of(16) {
+            return Ok(scales);
+        }
+        let why = format!("address {scales:#x} for {:?}", self.setup.element);
+        Err(KernelError::Setting { what: "scales", why })
     }
 
     fn check_layer(&self, layer: usize) -> Result<(), CudaError> {

@@ -15,7 +15,7 @@ pub struct CudaPrefillChunk {
     pub q_pre: u64,
     /// Numbers per token, at least `num_q_heads · head_dim`.
     pub q_pre_stride: usize,
-    /// Queries after rotation, [`CudaElement`] `[n, q_rot_stride]`.
+    /// Queries after rotation, [`CudaElement::queries`] `[n, q_rot_stride]`.
     pub q_rot: u64,
     /// As for `q_pre`.
     pub q_rot_stride: usize,
@@ -23,9 +23,11 @@ pub struct CudaPrefillChunk {
     pub k: u64,
     /// Values, likewise.
     pub v: u64,
+    /// As in [`super::CudaStep`].
+    pub scales: u64,
     /// Tokens per KV head that K and V have addresses for.
     pub capacity: usize,
-    /// Attention output, [`CudaElement`] `[n, out_stride]`.
+    /// Attention output, [`CudaElement::queries`] `[n, out_stride]`.
     pub out: u64,
     /// As for `q_pre`.
     pub out_stride: usize,
@@ -89,7 +91,7 @@ impl PrefillKernels {
 impl CudaAttention {
     /// Causal attention of a chunk, whose K and V are already there, over all tokens up to each of its own; and the ring
     /// entries of positions from `seed_from` on. Puts the work into the stream and returns; the cursor stays. Entries at
-    /// or after `begin` must have been forgotten, see [`Self::truncate`].
+    /// or after `begin` must have been forgotten, see [`Self::truncate`]. Of 8-bit K and V, [`Self::back_reading`] comes first.
     ///
     /// # Errors
     /// [`CudaError::Kernel`] for a layer, an address, a stride or a position that cannot be; then nothing has been launched.
@@ -103,9 +105,11 @@ impl CudaAttention {
         if chunk.n == 0 {
             return Ok(());
         }
-        // SAFETY: as promised by the caller; the rest is our own.
-        unsafe { self.launch_pass(&self.prefill.attend, args, chunk.n)? };
         let end = chunk.begin + chunk.n;
+        // SAFETY: as promised by the caller; the rest is our own.
+        let args = unsafe { PrefillArgs { kv: self.readable(args.kv, end)?, ..args } };
+        // SAFETY: as above.
+        unsafe { self.launch_pass(&self.prefill.attend, args, chunk.n)? };
         let first = chunk.seed_from.max(chunk.begin).max(end.saturating_sub(self.setup.layout.slots));
         if first < end {
             // SAFETY: as above.
@@ -115,7 +119,7 @@ impl CudaAttention {
     }
 
     fn prefill_args(&self, layer: usize, chunk: &CudaPrefillChunk) -> Result<PrefillArgs, CudaError> {
-        let CudaPrefillChunk { q_pre, q_rot, k, v, capacity, out, begin, n, .. } = *chunk;
+        let CudaPrefillChunk { q_pre, q_rot, k, v, scales, capacity, out, begin, n, .. } = *chunk;
         check_addresses([("q_pre", q_pre), ("q_rot", q_rot), ("keys", k), ("values", v), ("attention output", out)])?;
         let capacity_arg = kv_capacity(capacity)?;
         if begin.checked_add(n).is_none_or(|end| end > capacity) {
@@ -135,7 +139,7 @@ impl CudaAttention {
             q_pre,
             out,
             lse: 0,
-            kv: KvArgs { k, v, capacity: capacity_arg },
+            kv: KvArgs { k, v, scales: self.check_scales(scales)?, capacity: capacity_arg },
             ring: self.rings.args(layer),
             heads: self.head_args(),
             q_token_stride: stride("q_rot stride", chunk.q_rot_stride)?,
@@ -197,9 +201,9 @@ impl CudaAttention {
         let (dim, row) = (shape.head_dim() as u64, 2 * shape.head_dim() as u64);
         self.gpu.tensor_map(Tensor {
             address,
-            element: match self.setup.element {
+            element: match self.setup.element.queries() {
                 CudaElement::Bf16 => TensorElement::Bf16,
-                CudaElement::F16 => TensorElement::F16,
+                _ => TensorElement::F16,
             },
             extents: &[dim, (args.first_pos + args.n) as u64, shape.num_kv_heads() as u64],
             strides: &[row, row * args.kv.capacity as u64],

@@ -10,17 +10,18 @@ pub(super) const SPANS_PER_BLOCK: usize = 4;
 /// Most KV heads of a layer.
 pub(super) const MAX_KV_HEADS: usize = 128;
 
-const TILE_TOKENS: usize = 16;
+/// Tokens of a tile, times their bytes per element.
+const TILE_TOKEN_BYTES: usize = 32;
 const TILE_WARPS: usize = 2;
 const MAX_CLUSTER: usize = 16;
 
-/// Bytes from one row of a tile to the next.
-fn pitch(head_dim: usize) -> usize {
-    2 * head_dim + 16
+/// Bytes from one row of a tile to the next; `bytes` per element. Those of queries have 2.
+fn pitch(head_dim: usize, bytes: usize) -> usize {
+    bytes * head_dim + 16
 }
 
-fn tile_bytes(head_dim: usize) -> usize {
-    2 * TILE_TOKENS * pitch(head_dim)
+fn tile_bytes(head_dim: usize, bytes: usize) -> usize {
+    2 * (TILE_TOKEN_BYTES / bytes) * pitch(head_dim, bytes)
 }
 
 /// Threads of a block of `reuse`.
@@ -56,17 +57,21 @@ impl Target {
     }
 }
 
-pub(super) fn attend_shared_bytes(head_dim: usize, heads: usize, shared_kb: usize) -> usize {
+/// `bytes` per element of K and V.
+pub(super) fn attend_shared_bytes(head_dim: usize, bytes: usize, heads: usize, shared_kb: usize) -> usize {
     let wanted = (512 / head_dim).max(3);
-    let room = shared_kb * 1024 - 16 * pitch(head_dim) - 1024;
-    let stages = (room / (ATTEND_WARPS * tile_bytes(head_dim))).min(wanted).max(2);
-    let needed = ATTEND_WARPS * stages * tile_bytes(head_dim) + heads * pitch(head_dim);
+    let (tile, query) = (tile_bytes(head_dim, bytes), pitch(head_dim, 2));
+    let room = shared_kb * 1024 - 16 * query - 1024;
+    let stages = (room / (ATTEND_WARPS * tile)).min(wanted).max(2);
+    let needed = ATTEND_WARPS * stages * tile + heads * query;
     // More than half of a multiprocessor's shared memory, or two blocks could share one and leave another idle.
     needed.max(shared_kb.div_ceil(2) * 1024 + 1024)
 }
 
+/// The same for every type of K and V.
 pub(super) fn reuse_shared_bytes(head_dim: usize, heads: usize) -> usize {
-    TILE_WARPS * (2 * tile_bytes(head_dim) + heads * pitch(head_dim)) + 2 * 4 * (heads * head_dim + 4 * MAX_CLUSTER)
+    TILE_WARPS * (2 * tile_bytes(head_dim, 2) + heads * pitch(head_dim, 2))
+        + 2 * 4 * (heads * head_dim + 4 * MAX_CLUSTER)
 }
 
 /// Blocks per KV head of `reuse`: enough to spread the search, not so many that clusters queue.
@@ -131,12 +136,18 @@ mod tests {
 
     #[test]
     fn sizes_are_those_that_the_kernels_assert() {
-        let attend = |kb| {
-            AttentionShape::HEAD_DIMS.map(|dim| [attend_shared_bytes(dim, 8, kb), attend_shared_bytes(dim, 16, kb)])
+        let attend_of = |bytes, kb| {
+            AttentionShape::HEAD_DIMS
+                .map(|dim| [attend_shared_bytes(dim, bytes, 8, kb), attend_shared_bytes(dim, bytes, 16, kb)])
         };
+        let attend = |kb| attend_of(2, kb);
         assert_eq!(attend(227), [[148_608, 149_760], [134_784, 136_448], [141_440, 143_616], [206_976, 211_200]]);
         assert_eq!(attend(163), [[148_608, 149_760], [134_784, 136_448], [141_440, 143_616], [139_392, 143_616]]);
         assert_eq!(attend(99), [[93_312, 94_464], [81_536, 83_200], [71_808, 73_984], [139_392, 143_616]]);
+        let bytes_1 = |kb| attend_of(1, kb);
+        assert_eq!(bytes_1(227), [[164_992, 166_144], [145_024, 146_688], [149_632, 151_808], [213_120, 217_344]]);
+        assert_eq!(bytes_1(163), [[144_512, 145_664], [145_024, 146_688], [149_632, 151_808], [143_488, 147_712]]);
+        assert_eq!(bytes_1(99), [[83_072, 84_224], [87_680, 89_344], [75_904, 78_080], [143_488, 147_712]]);
         let reuse = AttentionShape::HEAD_DIMS.map(|dim| [reuse_shared_bytes(dim, 8), reuse_shared_bytes(dim, 16)]);
         assert_eq!(reuse, [[25_344, 31_744], [36_608, 46_080], [47_872, 60_416], [92_928, 117_760]]);
     }

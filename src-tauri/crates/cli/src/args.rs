@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use reprise_engine::KvFormat;
 
 use crate::bench::cases::{Case, DecodeAttentionMode};
 use crate::bench::shapes::{AttentionChoice, ModelShape};
@@ -69,6 +70,30 @@ pub(crate) enum ChatDevice {
     Cuda,
 }
 
+/// How keys and values are held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KvChoice {
+    /// bfloat16.
+    #[value(name = "bf16")]
+    Bf16,
+    /// 8-bit blocks, about half the memory; on a GPU.
+    #[value(name = "q8_0")]
+    Q8_0,
+    /// 8-bit floats, half the memory and coarser; on a GPU.
+    #[value(name = "fp8")]
+    Fp8,
+}
+
+impl From<KvChoice> for KvFormat {
+    fn from(choice: KvChoice) -> Self {
+        match choice {
+            KvChoice::Bf16 => Self::Bf16,
+            KvChoice::Q8_0 => Self::Q8_0,
+            KvChoice::Fp8 => Self::Fp8,
+        }
+    }
+}
+
 /// `reprise chat`
 #[derive(Debug, Args)]
 pub(crate) struct ChatArgs {
@@ -98,6 +123,9 @@ pub(crate) struct ChatArgs {
     /// Where the model is to live.
     #[arg(long, value_enum, default_value_t = ChatDevice::Auto)]
     pub(crate) device: ChatDevice,
+    /// How keys and values are held.
+    #[arg(long, value_enum, default_value_t = KvChoice::Bf16)]
+    pub(crate) kv: KvChoice,
     /// Reuse: match threshold, 0 to 1; higher is stricter.
     #[arg(long, value_name = "T", value_parser = share)]
     pub(crate) threshold: Option<f32>,
@@ -186,8 +214,11 @@ pub(crate) struct BenchAttentionArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     pub(crate) device: DeviceChoice,
+    /// How keys and values are held.
+    #[arg(long, value_enum, default_value_t = KvChoice::Bf16)]
+    pub(crate) kv: KvChoice,
     /// On a GPU: writes a table of many shapes, contexts and hit rates to this CSV file instead.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "context", "case", "json"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "context", "case", "kv", "json"])]
     pub(crate) grid: Option<PathBuf>,
     /// On a GPU: the commit that results are marked with, if git cannot tell.
     #[arg(long, value_name = "HASH")]
@@ -215,6 +246,9 @@ pub(crate) struct BenchModelArgs {
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
     pub(crate) device: DeviceChoice,
+    /// How keys and values are held.
+    #[arg(long, value_enum, default_value_t = KvChoice::Bf16)]
+    pub(crate) kv: KvChoice,
     /// One JSON object a line.
     #[arg(long)]
     pub(crate) json: bool,

@@ -174,6 +174,7 @@ fn engine_advice(error: &EngineError) -> Option<String> {
         EngineError::OutOfMemory { .. } => "use a smaller model or smaller weights, or close other programs",
         EngineError::PromptTooLong { .. } => "use a longer --context or attach fewer documents",
         EngineError::NoGpu { .. } => "use --device cpu; `reprise doctor` shows what was found",
+        EngineError::KvNeedsGpu { .. } => "use --kv bf16, or --device cuda where there is an NVIDIA GPU",
         EngineError::Gpu { .. } => {
             "run `reprise doctor` to see whether the GPU computes right; --device cpu does without it"
         }

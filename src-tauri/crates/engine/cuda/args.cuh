@@ -55,6 +55,13 @@ struct MatvecArgs {
     MatvecPart parts[kMatvecParts];
 };
 
+// Places for the scales of one row of K or V in a q8 cache: a power of two for its blocks of 32.
+__host__ __device__ constexpr int scale_slots(int head_dim) {
+    int slots = 1;
+    while (slots * 32 < head_dim) slots *= 2;
+    return slots;
+}
+
 // Head norm, RoPE, and appending to the KV cache, for `tokens` rows of [q | k | v].
 struct HeadsArgs {
     const void* qkv;       // [tokens, q_width + 2 kv_width]  f32 or bf16, as the kernel's name says
@@ -65,9 +72,10 @@ struct HeadsArgs {
     const float* sin;      // [tokens, head_dim / 2]
     const int* position;   // of the first token; nullptr: `begin`
     uint16_t* q_pre;       // [tokens, num_q_heads, head_dim]  bf16
-    uint16_t* q_rot;       // [tokens, num_q_heads, head_dim]  bf16
-    uint16_t* k;           // [num_kv_heads, capacity, head_dim]  bf16, rotated
-    uint16_t* v;           // [num_kv_heads, capacity, head_dim]  bf16
+    uint16_t* q_rot;       // [tokens, num_q_heads, head_dim]  bf16; f16 if the cache has 8 bits
+    void* k;               // [num_kv_heads, capacity, head_dim]  bf16, or as the kernel's name says; rotated
+    void* v;               // [num_kv_heads, capacity, head_dim]  likewise
+    uint16_t* scales;      // [num_kv_heads, capacity, 2 (K, V), slots]  f16, of q8 alone; slots: a power of two >= head_dim / 32
     float eps;
     int begin;
     int capacity;  // tokens

@@ -4,7 +4,7 @@
 #include "weight_units.cuh"
 
 static_assert(sizeof(DecodeState) == 16 && sizeof(MatvecPart) == 32 && sizeof(MatvecArgs) == 152, "");
-static_assert(sizeof(HeadsArgs) == 120 && sizeof(SampleSettings) == 32 && sizeof(TokenRecord) == 16, "");
+static_assert(sizeof(HeadsArgs) == 128 && sizeof(SampleSettings) == 32 && sizeof(TokenRecord) == 16, "");
 static_assert(sizeof(SampleArgs) == 64 && sizeof(GemmArgs) == 64, "");
 
 static_assert(ring_bytes<kF32>() == 8192 && ring_bytes<kF16>() == 8192 && ring_bytes<kBf16>() == 8192, "");

@@ -1,6 +1,7 @@
 // Made-up weights and cache contents, for benchmarks without a download: right in size and scale. A counter-based hash, so that the
 // same seed gives the same values in any grid.
 
+#include "kv_pack.cuh"
 #include "launch.cuh"
 #include "packed.cuh"
 
@@ -82,6 +83,28 @@ __device__ void fill_packed(unsigned char* packed, int rows, int cols, unsigned 
     }
 }
 
+// Rows of K or of V in an 8-bit cache, a warp each: normal values. scales: where the first row's are, nullptr without; rows
+// are 2 * slots of them apart.
+template <bool kScales>
+__device__ void fill_kv(unsigned char* out, unsigned short* scales, int rows, int head_dim, unsigned long long seed) {
+    allow_next();
+    wait_for_previous();
+    const int lane = threadIdx.x % 32, slots = scale_slots(head_dim);
+    for (long long row = first_item() / 32; row < rows; row += item_stride() / 32) {
+        for (int block = 0; block < head_dim / 32; ++block) {
+            const long long at = row * head_dim + 32 * block + lane;
+            const float x = normal(seed, at);
+            if constexpr (kScales) {
+                const __half scale = q8_scale(__reduce_max_sync(kFullWarp, q8_magnitude(x)));
+                out[at] = q8_byte(x, scale);
+                if (lane == 0) scales[2 * row * slots + block] = __half_as_ushort(scale);
+            } else {
+                out[at] = fp8_byte(x);
+            }
+        }
+    }
+}
+
 // The attention kernels' ring entry.
 struct RingMeta {
     int position;
@@ -108,6 +131,13 @@ FILL(q5_1, kQ5_1)
 FILL(q4_k, kQ4_K)
 FILL(q5_k, kQ5_K)
 FILL(q6_k, kQ6_K)
+
+extern "C" __global__ void fill_kv_q8(unsigned char* out, unsigned short* scales, int rows, int head_dim, unsigned long long seed) {
+    fill_kv<true>(out, scales, rows, head_dim, seed);
+}
+extern "C" __global__ void fill_kv_fp8(unsigned char* out, unsigned short* scales, int rows, int head_dim, unsigned long long seed) {
+    fill_kv<false>(out, scales, rows, head_dim, seed);
+}
 
 // Entries for the last `slots` positions before `length`, as if each had been computed exactly: normal queries, outputs of the size
 // that averaging over the prefix leaves, and its log-sum-exp.

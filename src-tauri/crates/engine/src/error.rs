@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::KvFormat;
+
 /// Any failure of the engine.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -72,6 +74,12 @@ pub enum EngineError {
     NoGpu {
         /// What was looked for and not found.
         why: String,
+    },
+    /// An 8-bit KV cache was asked for on the processor.
+    #[error("a {format} KV cache needs an NVIDIA GPU; the processor holds bf16")]
+    KvNeedsGpu {
+        /// What was asked for.
+        format: KvFormat,
     },
     /// The GPU failed while it worked.
     #[error("GPU: {why}")]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use mac_attention::HeadOutcome;
 
-use crate::EngineError;
+use crate::{EngineError, KvFormat};
 
 /// In order: any number of `Prefill`, any number of `Token`, then exactly one `Done` or `Failed`.
 #[derive(Debug)]
@@ -112,6 +112,8 @@ pub struct Summary {
     pub model: String,
     /// Device in words.
     pub device: String,
+    /// How keys and values were held.
+    pub kv: KvFormat,
     /// `mac`, `exact` or `forced`.
     pub attention: &'static str,
     /// Prompt tokens, cached ones included.

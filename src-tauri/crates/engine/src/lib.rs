@@ -20,10 +20,12 @@ pub mod weights;
 mod engine;
 mod error;
 mod event;
+mod kv_format;
 mod request;
 
 pub use engine::{Device, DeviceKind, Engine, Generation, LoadOptions, ModelInfo, Prompt, StopHandle};
 pub use error::EngineError;
 pub use event::{AuditSummary, Event, PrefillProgress, StepStats, StopReason, Summary, TokenEvent};
+pub use kv_format::KvFormat;
 pub use request::{Attention, Message, Request, Role};
 pub use sample::Sampling;

@@ -3,9 +3,9 @@
 use mac_attention::{Ring, RingLayout};
 use sysinfo::{MemoryRefreshKind, RefreshKind, System};
 
-use crate::EngineError;
 use crate::exec::MAX_CHUNK_TOKENS;
 use crate::model::ModelSpec;
+use crate::{DeviceKind, EngineError, KvFormat};
 
 /// Bytes that a model takes at some context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,11 +25,17 @@ const CONTEXT_STEP: usize = 256;
 
 impl MemoryPlan {
     /// What a model takes with `context_tokens` reserved.
-    pub fn new(spec: &ModelSpec, weights_bytes: u64, context_tokens: usize, ring: RingLayout) -> Self {
+    pub fn new(
+        spec: &ModelSpec,
+        weights_bytes: u64,
+        context_tokens: usize,
+        ring: RingLayout,
+        format: KvFormat,
+    ) -> Self {
         let rings = spec.attention_shape().map_or(0, |shape| Ring::bytes(shape, ring) * spec.layers);
         Self {
             weights_bytes,
-            kv_bytes: spec.kv_bytes_per_token() * context_tokens as u64,
+            kv_bytes: spec.kv_bytes_per_token(format) * context_tokens as u64,
             ring_bytes: rings as u64,
             scratch_bytes: scratch_bytes(spec),
         }
@@ -49,12 +55,19 @@ fn scratch_bytes(spec: &ModelSpec) -> u64 {
 }
 
 /// Largest context, in tokens, whose plan fits into `free_bytes`; at most what the model claims.
-pub fn context_that_fits(spec: &ModelSpec, weights_bytes: u64, ring: RingLayout, free_bytes: u64) -> usize {
-    fitting(spec, MemoryPlan::new(spec, weights_bytes, 0, ring), free_bytes)
+pub fn context_that_fits(
+    spec: &ModelSpec,
+    weights_bytes: u64,
+    ring: RingLayout,
+    format: KvFormat,
+    free_bytes: u64,
+) -> usize {
+    let per_token = spec.kv_bytes_per_token(format);
+    fitting(spec, MemoryPlan::new(spec, weights_bytes, 0, ring, format), per_token, free_bytes)
 }
 
-fn fitting(spec: &ModelSpec, fixed: MemoryPlan, free_bytes: u64) -> usize {
-    let tokens = free_bytes.saturating_sub(fixed.total()) / spec.kv_bytes_per_token().max(1);
+fn fitting(spec: &ModelSpec, fixed: MemoryPlan, token_bytes: u64, free_bytes: u64) -> usize {
+    let tokens = free_bytes.saturating_sub(fixed.total()) / token_bytes.max(1);
     let tokens = usize::try_from(tokens).unwrap_or(usize::MAX).min(spec.max_context_tokens);
     if tokens == spec.max_context_tokens { tokens } else { tokens / CONTEXT_STEP * CONTEXT_STEP }
 }
@@ -66,15 +79,53 @@ pub fn plan(
     weights_bytes: u64,
     wanted_tokens: Option<usize>,
     ring: RingLayout,
+    format: KvFormat,
     free_bytes: u64,
 ) -> Result<(usize, MemoryPlan), EngineError> {
-    plan_beside(spec, MemoryPlan::new(spec, weights_bytes, 0, ring), wanted_tokens, free_bytes)
+    let fixed = MemoryPlan::new(spec, weights_bytes, 0, ring, format);
+    plan_beside(spec, fixed, cost_on_cpu(spec, format).token_bytes, wanted_tokens, free_bytes)
+}
+
+/// What a token of context adds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenBytes {
+    /// To the KV cache.
+    pub kv: u64,
+    /// To what reading needs beside it.
+    pub scratch: u64,
+}
+
+/// What contexts of a model take on a device, keys and values held in one way. Weights, rings and the rest of the scratch
+/// depend on neither.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContextCost {
+    /// Where.
+    pub device: DeviceKind,
+    /// How keys and values are held.
+    pub kv: KvFormat,
+    /// What each token adds.
+    pub token_bytes: TokenBytes,
+    /// Scratch that goes with the format, however long the context is.
+    pub scratch_bytes: u64,
+}
+
+impl ContextCost {
+    /// All of it at that length.
+    pub fn at(&self, context_tokens: usize) -> u64 {
+        self.scratch_bytes + (self.token_bytes.kv + self.token_bytes.scratch) * context_tokens as u64
+    }
+}
+
+pub(crate) fn cost_on_cpu(spec: &ModelSpec, format: KvFormat) -> ContextCost {
+    let token_bytes = TokenBytes { kv: spec.kv_bytes_per_token(format), scratch: 0 };
+    ContextCost { device: DeviceKind::Cpu, kv: format, token_bytes, scratch_bytes: 0 }
 }
 
 /// As [`plan`], with what does not depend on the context given.
 pub(crate) fn plan_beside(
     spec: &ModelSpec,
     fixed: MemoryPlan,
+    token_bytes: TokenBytes,
     wanted_tokens: Option<usize>,
     free_bytes: u64,
 ) -> Result<(usize, MemoryPlan), EngineError> {
@@ -89,12 +140,16 @@ pub(crate) fn plan_beside(
         Some(tokens) => tokens,
         None => {
             let half = fixed.total() + free_bytes.saturating_sub(fixed.total()) / 2;
-            fitting(spec, fixed, half)
+            fitting(spec, fixed, token_bytes.kv + token_bytes.scratch, half)
         }
     };
-    let plan = MemoryPlan { kv_bytes: spec.kv_bytes_per_token() * context_tokens as u64, ..fixed };
+    let plan = MemoryPlan {
+        kv_bytes: token_bytes.kv * context_tokens as u64,
+        scratch_bytes: fixed.scratch_bytes + token_bytes.scratch * context_tokens as u64,
+        ..fixed
+    };
     if context_tokens == 0 || plan.total() > free_bytes {
-        let context_that_fits = fitting(spec, fixed, free_bytes);
+        let context_that_fits = fitting(spec, fixed, token_bytes.kv + token_bytes.scratch, free_bytes);
         return Err(EngineError::OutOfMemory { need_bytes: plan.total(), free_bytes, context_that_fits });
     }
     Ok((context_tokens, plan))
@@ -122,8 +177,11 @@ mod tests {
     #[test]
     fn kv_of_an_8b_model_at_128k_is_16_gib() {
         let spec = named_shape("llama-3.1-8b").unwrap();
-        let plan = MemoryPlan::new(&spec, 8 * GB, 131_072, RingLayout::default());
+        let plan = MemoryPlan::new(&spec, 8 * GB, 131_072, RingLayout::default(), KvFormat::Bf16);
         assert_eq!(plan.kv_bytes, 16 * GB);
+        let kv_bytes = |format| MemoryPlan::new(&spec, 8 * GB, 131_072, RingLayout::default(), format).kv_bytes;
+        assert_eq!(kv_bytes(KvFormat::Fp8), 8 * GB);
+        assert_eq!(kv_bytes(KvFormat::Q8_0), 8 * GB + GB / 2, "a scale for every 32 elements");
         assert_eq!(plan.total(), plan.weights_bytes + plan.kv_bytes + plan.ring_bytes + plan.scratch_bytes);
     }
 
@@ -131,15 +189,15 @@ mod tests {
     fn too_much_says_what_would_fit() {
         let spec = named_shape("llama-3.1-8b").unwrap();
         let ring = RingLayout::default();
-        match plan(&spec, 8 * GB, Some(131_072), ring, 20 * GB) {
+        match plan(&spec, 8 * GB, Some(131_072), ring, KvFormat::Bf16, 20 * GB) {
             Err(EngineError::OutOfMemory { context_that_fits, need_bytes, free_bytes }) => {
                 assert!(need_bytes > free_bytes && context_that_fits > 60_000);
-                let (_, fitting) = plan(&spec, 8 * GB, Some(context_that_fits), ring, 20 * GB).unwrap();
+                let (_, fitting) = plan(&spec, 8 * GB, Some(context_that_fits), ring, KvFormat::Bf16, 20 * GB).unwrap();
                 assert!(fitting.total() <= 20 * GB);
             }
             other => panic!("{other:?}"),
         }
-        match plan(&spec, 30 * GB, None, ring, 20 * GB) {
+        match plan(&spec, 30 * GB, None, ring, KvFormat::Bf16, 20 * GB) {
             Err(EngineError::OutOfMemory { context_that_fits: 0, .. }) => {}
             other => panic!("{other:?}"),
         }
@@ -148,12 +206,15 @@ mod tests {
     #[test]
     fn the_default_leaves_half_and_knows_the_limit() {
         let spec = named_shape("llama-3.1-8b").unwrap();
-        let (tokens, plan) = plan(&spec, 8 * GB, None, RingLayout::default(), 20 * GB).unwrap();
+        let (tokens, plan) = plan(&spec, 8 * GB, None, RingLayout::default(), KvFormat::Bf16, 20 * GB).unwrap();
         assert!(plan.total() < 15 * GB && tokens > 30_000);
         let demo = named_shape("demo").unwrap();
-        assert_eq!(super::plan(&demo, 60 << 20, None, RingLayout::default(), 20 * GB).unwrap().0, 131_072);
-        assert!(super::plan(&demo, 60 << 20, Some(131_073), RingLayout::default(), 20 * GB).is_err());
-        assert!(super::plan(&demo, 60 << 20, Some(0), RingLayout::default(), 20 * GB).is_err());
+        assert_eq!(
+            super::plan(&demo, 60 << 20, None, RingLayout::default(), KvFormat::Bf16, 20 * GB).unwrap().0,
+            131_072
+        );
+        assert!(super::plan(&demo, 60 << 20, Some(131_073), RingLayout::default(), KvFormat::Bf16, 20 * GB).is_err());
+        assert!(super::plan(&demo, 60 << 20, Some(0), RingLayout::default(), KvFormat::Bf16, 20 * GB).is_err());
     }
 
     #[test]

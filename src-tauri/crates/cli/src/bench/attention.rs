@@ -1,13 +1,14 @@
 //! `reprise bench attention`: one layer's decode step, cases in turns so that noise meets all alike.
 
-use mac_attention::cuda::{Gpu, PlainSum};
+use mac_attention::cuda::{CudaElement, Gpu, PlainSum};
 use mac_attention::{AttentionShape, RingLayout, ThreadPool};
+use reprise_engine::{EngineError, KvFormat};
 use serde::Serialize;
 
 use super::attention_cuda::{self, Bench, Plan};
 use super::cases::Case;
 use super::layers::{Layers, MAX_LAYERS};
-use crate::args::{BenchAttentionArgs, DeviceChoice};
+use crate::args::{BenchAttentionArgs, DeviceChoice, KvChoice};
 use crate::failure::Failure;
 use crate::figures::{bytes, grouped, median, percent, seconds};
 use crate::machine::{device_words, pool, threads_or_all};
@@ -34,6 +35,7 @@ struct Row<'a> {
     bytes_per_s: f64,
     /// Plain sum over the K and V of all layers, in the same rounds.
     read_bandwidth: f64,
+    kv: &'static str,
     #[serde(flatten)]
     gpu: Option<GpuRow<'a>>,
 }
@@ -73,6 +75,9 @@ pub(crate) fn run(args: &BenchAttentionArgs) -> Result<(), Failure> {
     if args.grid.is_some() {
         return Err(Failure::Usage("--grid needs --device cuda".to_owned()));
     }
+    if args.kv != KvChoice::Bf16 {
+        return Err(EngineError::KvNeedsGpu { format: args.kv.into() }.into());
+    }
     let threads = threads_or_all(args.threads);
     let pool = pool(threads);
     let device = device_words(threads);
@@ -107,8 +112,10 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
     }
     let mut status = StatusLine::new();
     status.show("checking the kernels");
-    attention_cuda::verify(&gpu, shape)?;
-    let plan = |context| Plan::new(shape, context, args.lag, args.backoff, args.case.len()).fill(&gpu);
+    attention_cuda::verify(&gpu, shape, element(args.kv))?;
+    let plan = |context| {
+        Plan::new(shape, context, args.lag, args.backoff, args.case.len()).with_element(element(args.kv)).fill(&gpu)
+    };
     let plans = args.context.iter().map(|context| plan(*context)).collect::<Result<Vec<_>, _>>()?;
     let kv = attention_cuda::made_up_kv(&gpu, &plans)?;
     let mut sum = PlainSum::new(&gpu)?;
@@ -121,12 +128,13 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
         status.clear();
         if !args.json {
             let name = format!("{device}, driver for CUDA {driver}");
-            line(&cuda_table(&name, &bench, plan, &cases, read_bandwidth))?;
+            line(&cuda_table(&name, args.kv.into(), &bench, plan, &cases, read_bandwidth))?;
             continue;
         }
         for case in &cases {
             let measured = Measured { case: case.case, seconds: case.seconds, bytes: case.bytes };
             let mut row = row(shape, &device, plan.context, &measured, read_bandwidth);
+            row.kv = KvFormat::from(args.kv).name();
             row.gpu = Some(GpuRow {
                 predicted_bytes: case.predicted_bytes.round() as u64,
                 groups_reused: case.groups_reused,
@@ -140,8 +148,18 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
     Ok(())
 }
 
+/// As the kernels name it.
+fn element(kv: KvChoice) -> CudaElement {
+    match kv {
+        KvChoice::Bf16 => CudaElement::Bf16,
+        KvChoice::Q8_0 => CudaElement::Q8,
+        KvChoice::Fp8 => CudaElement::Fp8,
+    }
+}
+
 fn cuda_table(
     device: &str,
+    kv: KvFormat,
     bench: &Bench,
     plan: Plan,
     cases: &[attention_cuda::Measured],
@@ -150,13 +168,13 @@ fn cuda_table(
     let exact = cases.iter().find(|m| m.case == Case::Exact).map(|m| m.seconds);
     let shape = plan.setup.shape;
     let heading = format!(
-        "attention, {} query / {} KV heads of {}, bf16, {} tokens, {device}\n{} layers in turn ({} of KV), median of {} steps; plain sum {}/s\n{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
+        "attention, {} query / {} KV heads of {}, {kv}, {} tokens, {device}\n{} layers in turn ({} of KV), median of {} steps; plain sum {}/s\n{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
         shape.num_q_heads(),
         shape.num_kv_heads(),
         shape.head_dim(),
         grouped(plan.context as u64),
         bench.layers(),
-        bytes((plan.kv_elements() * size_of::<u16>()) as u64),
+        bytes((plan.kv_words() * size_of::<u16>()) as u64),
         plan.steps,
         bytes(read_bandwidth as u64),
         "case",
@@ -260,6 +278,7 @@ fn row<'a>(
         bytes: measured.bytes.round() as u64,
         bytes_per_s: measured.bytes / measured.seconds,
         read_bandwidth,
+        kv: KvFormat::Bf16.name(),
         gpu: None,
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use half::bf16;
+use half::{bf16, f16};
 use mac_attention::cuda::{
     CudaAttentionSetup, CudaElement, CudaError, CudaLayers, CudaStepKind, DeviceBuffer, Gpu, PlainSum,
 };
@@ -84,6 +84,12 @@ impl Plan {
         Self { steps, room: cases * (WARM_UP + steps) + more, ..self }
     }
 
+    /// K and V of another type than bf16.
+    pub(crate) fn with_element(mut self, element: CudaElement) -> Self {
+        self.setup.element = element;
+        self
+    }
+
     /// Some layers, for a quick look.
     pub(crate) fn with_layers(mut self, layers: usize) -> Self {
         self.setup.layers = layers;
@@ -92,12 +98,13 @@ impl Plan {
 
     /// As many layers as keep caches from helping, or as fit.
     pub(crate) fn fill(mut self, gpu: &Gpu) -> Result<Self, Failure> {
-        let Self { setup: CudaAttentionSetup { shape, layout, .. }, context, lag, .. } = self;
+        let Self { setup: CudaAttentionSetup { shape, element, layout, .. }, context, lag, .. } = self;
+        let token = element.token_bytes(shape);
         let queries = shape.num_q_heads() * shape.head_dim() * layout.slots * size_of::<bf16>();
-        let hit = (layout.band + lag).min(context) * shape.kv_bytes_per_token() + queries;
+        let hit = (layout.band + lag).min(context) * token + queries;
         let cache = CACHES * gpu.info().l2_bytes;
-        let wanted = cache.div_ceil(hit.min(context * shape.kv_bytes_per_token())).clamp(8, MAX_LAYERS);
-        let each = self.kv_elements() * size_of::<u16>() + Ring::bytes(shape, layout);
+        let wanted = cache.div_ceil(hit.min(context * token)).clamp(8, MAX_LAYERS);
+        let each = self.capacity() * token + Ring::bytes(shape, layout);
         let (free, _) = gpu.memory()?;
         let fits = (free as f64 * MEMORY_SHARE / each as f64) as usize;
         if fits < 2 {
@@ -107,9 +114,9 @@ impl Plan {
         Ok(self)
     }
 
-    /// Numbers of K and V of all layers.
-    pub(crate) fn kv_elements(&self) -> usize {
-        CudaLayers::kv_elements(self.setup, self.capacity())
+    /// 16-bit words of K and V of all layers, scales apart.
+    pub(crate) fn kv_words(&self) -> usize {
+        CudaLayers::kv_words(self.setup, self.capacity())
     }
 
     fn capacity(&self) -> usize {
@@ -133,15 +140,19 @@ pub(crate) struct Bench {
 impl Bench {
     /// Layers over `kv`, with queries of noise and full rings.
     pub(crate) fn build(gpu: &Gpu, plan: Plan, kv: &Arc<DeviceBuffer<u16>>) -> Result<Self, Failure> {
-        let CudaAttentionSetup { shape, layout, .. } = plan.setup;
+        let CudaAttentionSetup { shape, element, layout, .. } = plan.setup;
         let mut layers = CudaLayers::new(gpu, plan.setup, plan.capacity(), Arc::clone(kv))?;
         let mut rng = ChaCha8Rng::seed_from_u64(0x5eed);
-        let mut queries = || -> Vec<bf16> {
-            (0..shape.num_q_heads() * shape.head_dim()).map(|_| bf16::from_f32(noise(&mut rng))).collect()
+        let mut queries =
+            || -> Vec<f32> { (0..shape.num_q_heads() * shape.head_dim()).map(|_| noise(&mut rng)).collect() };
+        let rotated = |x: &f32| match element.queries() {
+            CudaElement::Bf16 => bf16::from_f32(*x).to_bits(),
+            _ => f16::from_f32(*x).to_bits(),
         };
         for layer in 0..plan.setup.layers {
-            let (pre, rot) = (queries(), queries());
-            layers.write_queries(layer, &pre, bytemuck::cast_slice(&rot))?;
+            let pre: Vec<bf16> = queries().into_iter().map(bf16::from_f32).collect();
+            let rot: Vec<u16> = queries().iter().map(rotated).collect();
+            layers.write_queries(layer, &pre, &rot)?;
         }
         let mut bench = Self { plan, layers, len: 0 };
         // One exact step and then chained hits fill the rings at the cost of their own length. Times depend on what is
@@ -217,8 +228,9 @@ impl Bench {
         for kind in [CudaStepKind::Policy, CudaStepKind::Rest, CudaStepKind::Exact] {
             self.advance(kind, 0)?;
         }
-        let mut pace = Pace::new(PaceCost::cuda(setup.shape, read_bandwidth));
-        let spacer = SPACER.min(self.plan.kv_elements());
+        let mut pace =
+            Pace::new(PaceCost::cuda_with_kv(setup.shape, setup.element.token_bytes(setup.shape), read_bandwidth));
+        let spacer = SPACER.min(self.plan.kv_words());
         let (mut total, mut steps, mut searched) = (0.0, 0usize, 0usize);
         self.layers.report()?;
         while steps < limit && !(searched == steps && steps >= CONVINCED) {
@@ -262,7 +274,7 @@ impl Bench {
 
     /// Bytes per second of a plain sum over K and V of all layers.
     pub(crate) fn read_bandwidth(&self, sum: &mut PlainSum) -> Result<f64, Failure> {
-        let elements = self.plan.kv_elements();
+        let elements = self.plan.kv_words();
         let times = sum.run(self.layers.kv(), elements, 6)?;
         Ok((elements * size_of::<u16>()) as f64 / (median(&times[1..]) * 1e-6))
     }
@@ -272,8 +284,8 @@ impl Bench {
         if case == Case::Exact {
             return exact;
         }
-        let CudaAttentionSetup { shape, layout, .. } = self.plan.setup;
-        let kept = (layout.band + self.plan.lag) * shape.kv_bytes_per_token();
+        let CudaAttentionSetup { shape, element, layout, .. } = self.plan.setup;
+        let kept = (layout.band + self.plan.lag) * element.token_bytes(shape);
         let heads = (shape.num_q_heads() * shape.head_dim()) as f64;
         // Queries that are searched, bf16; state read by heads that reuse, f32; entry written, both.
         let searched =
@@ -306,17 +318,18 @@ fn check(case: Case, groups_reused: f64) -> Result<(), Failure> {
     if right { Ok(()) } else { Err(Failure::Bench(format!("{case} reused {groups_reused} of the groups"))) }
 }
 
-/// K and V for the largest of `plans`, all noise; smaller ones take a part of it.
+/// K and V for the largest of `plans`, all of one format, all noise; smaller ones take a part of it.
 pub(crate) fn made_up_kv(gpu: &Gpu, plans: &[Plan]) -> Result<Arc<DeviceBuffer<u16>>, Failure> {
     let mut rng = ChaCha8Rng::seed_from_u64(0x5eed + 1);
-    let table: Vec<u16> = (0..NOISE).map(|_| bf16::from_f32(noise(&mut rng)).to_bits()).collect();
-    let elements = plans.iter().map(Plan::kv_elements).max().unwrap_or(0);
-    Ok(Arc::new(gpu.repeat(&table, elements)?))
+    let element = plans.first().map_or(CudaElement::Bf16, |plan| plan.setup.element);
+    let table: Vec<u16> = (0..NOISE).map(|_| noise_bits(element, &mut rng)).collect();
+    let words = plans.iter().map(Plan::kv_words).max().unwrap_or(0);
+    Ok(Arc::new(gpu.repeat(&table, words)?))
 }
 
 /// What is wrong must not be timed: the shape's kernels against the oracle, on fresh inputs.
-pub(crate) fn verify(gpu: &Gpu, shape: AttentionShape) -> Result<(), Failure> {
-    for check in cuda_check::check_shape(gpu, shape, Depth::Quick)? {
+pub(crate) fn verify(gpu: &Gpu, shape: AttentionShape, element: CudaElement) -> Result<(), Failure> {
+    for check in cuda_check::check_shape(gpu, shape, element, Depth::Quick)? {
         if !check.pass {
             return Err(Failure::Bench(check.line()));
         }
@@ -328,6 +341,19 @@ pub(crate) fn verify(gpu: &Gpu, shape: AttentionShape) -> Result<(), Failure> {
 fn noise(rng: &mut ChaCha8Rng) -> f32 {
     // Variance of one draw in −1..1 is 1/3, of four 4/3.
     (0..4).map(|_| rng.random_range(-1.0f32..1.0)).sum::<f32>() * (3.0f32 / 4.0).sqrt()
+}
+
+/// A word of K or V: one element of noise, or two of 8 bits of about the same size.
+fn noise_bits(element: CudaElement, rng: &mut ChaCha8Rng) -> u16 {
+    match element {
+        CudaElement::Bf16 => bf16::from_f32(noise(rng)).to_bits(),
+        CudaElement::F16 => f16::from_f32(noise(rng)).to_bits(),
+        CudaElement::Q8 => u16::from_le_bytes([rng.random_range(1..=255), rng.random_range(1..=255)]),
+        // Either sign, magnitudes from 1/8 to 3.75: exponents of −3 to 1 beside a bias of 7.
+        CudaElement::Fp8 => {
+            u16::from_le_bytes([0; 2].map(|_: u8| rng.random_range(4..=8) << 3 | rng.random::<u8>() & 0x87))
+        }
+    }
 }
 
 /// `NVIDIA H200`, and the CUDA version of its driver.

@@ -5,7 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 
 use mac_attention::AttentionShape;
-use mac_attention::cuda::{Gpu, PlainSum};
+use mac_attention::cuda::{CudaElement, Gpu, PlainSum};
 
 use super::attention_cuda::{Bench, Measured, Paced, Plan, made_up_kv, names, verify};
 use super::cases::Case;
@@ -35,7 +35,7 @@ pub(super) fn run(gpu: &Gpu, file: &Path, args: &BenchAttentionArgs, commit: Opt
     let mut plans = Vec::new();
     for &shape in &shapes {
         status.show("checking the kernels");
-        verify(gpu, shape)?;
+        verify(gpu, shape, CudaElement::Bf16)?;
         for context in CONTEXTS {
             // Exact and rest, then every rate twice.
             let paced = RATES.len() * longest_run(context);

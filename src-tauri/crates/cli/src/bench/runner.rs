@@ -14,7 +14,7 @@ use reprise_engine::memory::plan;
 use reprise_engine::model::{ModelSpec, spec_from_gguf};
 use reprise_engine::text::TextModel;
 use reprise_engine::weights::{GgufFile, Precision, Source, Weights, load_weights, random_weights, weights_bytes};
-use reprise_engine::{Attention, EngineError};
+use reprise_engine::{Attention, EngineError, KvFormat};
 
 use super::prose::sentences;
 use crate::args::{BenchModelArgs, DeviceChoice, WeightsChoice};
@@ -83,16 +83,20 @@ impl Runner {
     /// What the arguments ask for, with room for `context_tokens`.
     pub(crate) fn from_args(args: &BenchModelArgs, context_tokens: usize) -> Result<Self, Failure> {
         request_threads(args.threads);
+        let format = KvFormat::from(args.kv);
+        if args.device == DeviceChoice::Cpu && format.is_8_bit() {
+            return Err(EngineError::KvNeedsGpu { format }.into());
+        }
         match (&args.shape, args.device) {
             (Some(shape), DeviceChoice::Cpu) => Self::made_up(&shape.name, &shape.spec, args.weights, context_tokens),
             (Some(shape), DeviceChoice::Cuda) => {
-                Self::made_up_on_gpu(&shape.name, &shape.spec, args.weights, context_tokens)
+                Self::made_up_on_gpu(&shape.name, &shape.spec, args.weights, context_tokens, format)
             }
             (None, device) => {
                 let path = reprise_library::models::resolve(args.model.as_deref())?;
                 match device {
                     DeviceChoice::Cpu => Self::from_gguf(&path, context_tokens),
-                    DeviceChoice::Cuda => Self::gguf_on_gpu(&path, context_tokens),
+                    DeviceChoice::Cuda => Self::gguf_on_gpu(&path, context_tokens, format),
                 }
             }
         }
@@ -109,7 +113,7 @@ impl Runner {
         };
         let dtype = precision.dtype(spec.parameters());
         let elements = spec.parameters() as f64 * dtype.type_size() as f64 / dtype.block_size() as f64;
-        plan(spec, elements as u64, Some(context_tokens), RingLayout::default(), free_memory())?;
+        plan(spec, elements as u64, Some(context_tokens), RingLayout::default(), KvFormat::Bf16, free_memory())?;
         let made_up = random_weights(spec, dtype, 1)?;
         Self::new(spec.clone(), made_up, context_tokens, name.to_owned(), format!("{words} made up"), None)
     }
@@ -119,6 +123,7 @@ impl Runner {
         spec: &ModelSpec,
         weights: WeightsChoice,
         context_tokens: usize,
+        format: KvFormat,
     ) -> Result<Self, Failure> {
         let (made_up, words) = match weights {
             WeightsChoice::Q8_0 => (MadeUpWeights::Q8_0, "Q8_0"),
@@ -127,8 +132,8 @@ impl Runner {
             WeightsChoice::Bf16 => (MadeUpWeights::Bf16, "BF16"),
             WeightsChoice::Q4K => (MadeUpWeights::Q4K, "Q4_K"),
         };
-        let executor =
-            CudaExecutor::with_made_up_weights(spec.clone(), made_up, context_tokens, RingLayout::default(), 1)?;
+        let ring = RingLayout::default();
+        let executor = CudaExecutor::with_made_up_weights(spec.clone(), made_up, context_tokens, ring, format, 1)?;
         Ok(Self::on_gpu(executor, name.to_owned(), format!("{words} made up"), None))
     }
 
@@ -143,16 +148,23 @@ impl Runner {
         }
     }
 
-    fn gguf_on_gpu(path: &Path, context_tokens: usize) -> Result<Self, Failure> {
+    fn gguf_on_gpu(path: &Path, context_tokens: usize, format: KvFormat) -> Result<Self, Failure> {
         let (name, spec, text, source) = open_gguf(path)?;
-        let executor = CudaExecutor::load(&source, &spec, context_tokens, RingLayout::default())?;
+        let executor = CudaExecutor::load(&source, &spec, context_tokens, RingLayout::default(), format)?;
         Ok(Self::on_gpu(executor, name, "as in the file".to_owned(), Some(text)))
     }
 
     /// A GGUF file, on the processor.
     pub(crate) fn from_gguf(path: &Path, context_tokens: usize) -> Result<Self, Failure> {
         let (name, spec, text, source) = open_gguf(path)?;
-        plan(&spec, weights_bytes(&source, &spec), Some(context_tokens), RingLayout::default(), free_memory())?;
+        plan(
+            &spec,
+            weights_bytes(&source, &spec),
+            Some(context_tokens),
+            RingLayout::default(),
+            KvFormat::Bf16,
+            free_memory(),
+        )?;
         let weights = load_weights(&source, &spec, &mut |_| true)?;
         Self::new(spec, weights, context_tokens, name, "as in the file".to_owned(), Some(text))
     }
@@ -191,6 +203,11 @@ impl Runner {
     /// `CPU, 2 threads, AVX-512`
     pub(crate) fn device(&self) -> String {
         self.executor().capacity().device
+    }
+
+    /// How keys and values are held.
+    pub(crate) fn kv(&self) -> &'static str {
+        self.executor().capacity().kv.name()
     }
 
     /// A real model, whose prompts are prose.

@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex};
 
 use mac_attention::{CudaProbe, Paper, RingLayout, probe_cuda};
 use reprise_engine::weights::Precision;
-use reprise_engine::{Attention, Device, Engine, EngineError, LoadOptions, Sampling};
+use reprise_engine::{Attention, Device, Engine, EngineError, KvFormat, LoadOptions, Sampling};
 
 use crate::args::{AttentionMode, ChatArgs, ChatDevice, SamplingArgs};
 use crate::attach;
@@ -36,7 +36,7 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
         documents.extend(attach::read(path, interrupt.flag())?);
     }
     let engine = load(&args, &interrupt)?;
-    tell_device(&engine);
+    tell_device(&engine, args.kv.into());
     let mut session = Session::new(engine, interrupt, documents, &args, attention);
     match &args.question {
         Some(question) => session.ask(question),
@@ -57,6 +57,7 @@ fn load(args: &ChatArgs, interrupt: &Interrupt) -> Result<Engine, Failure> {
             ChatDevice::Cpu => Device::Cpu,
             ChatDevice::Cuda => Device::Cuda,
         },
+        kv: args.kv.into(),
     };
     let status = Arc::new(Mutex::new(StatusLine::new()));
     let (watch, shown) = (interrupt.clone(), Arc::clone(&status));
@@ -76,10 +77,12 @@ fn load(args: &ChatArgs, interrupt: &Interrupt) -> Result<Engine, Failure> {
     }
 }
 
-/// A GPU that cannot serve is named with its reason; a machine without one is not told so at every question.
-fn tell_device(engine: &Engine) {
+/// A GPU that cannot serve is named with its reason; a machine without one is not told so at every question, unless more
+/// was asked for than the processor does.
+fn tell_device(engine: &Engine, asked: KvFormat) {
     let info = engine.info();
-    if let (Some(why), CudaProbe::Found { .. }) = (&info.fallback, probe_cuda()) {
+    let expected = info.kv != asked || matches!(probe_cuda(), CudaProbe::Found { .. });
+    if let (Some(why), true) = (&info.fallback, expected) {
         remark(&format!("running on {}: {why}", info.device));
     }
 }

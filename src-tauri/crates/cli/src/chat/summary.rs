@@ -96,7 +96,7 @@ pub(crate) fn table(s: &Summary, min_context: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use reprise_engine::AuditSummary;
+    use reprise_engine::{AuditSummary, KvFormat};
 
     use super::*;
 
@@ -104,6 +104,7 @@ mod tests {
         Summary {
             model: "demo".to_owned(),
             device: "CPU".to_owned(),
+            kv: KvFormat::Bf16,
             attention: "mac",
             prompt_tokens: 8192,
             cached_tokens: 2048,

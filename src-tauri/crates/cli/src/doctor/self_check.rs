@@ -3,7 +3,8 @@
 use std::sync::atomic::AtomicBool;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use half::bf16;
+use half::{bf16, f16};
+use mac_attention::cuda::{CudaElement, HeldKv};
 use mac_attention::reference::{ReferenceRing, attend, relative_l2};
 use mac_attention::{
     AttentionShape, Backoff, Counters, DecodeAttention, Forced, KvView, Paper, Parallel, Pattern, Policy,
@@ -52,7 +53,7 @@ impl Check {
             (false, false) => "FAIL: other heads reused than in the oracle",
         };
         format!(
-            "  {:<10} {:<14} {:.1e} (bound {:.1e}), {:>5} of heads reused  {verdict}",
+            "  {:<13} {:<14} {:.1e} (bound {:.1e}), {:>5} of heads reused  {verdict}",
             self.shape,
             self.policy,
             self.worst_relative_error,
@@ -118,6 +119,8 @@ pub(super) struct Inputs {
     q_pre: Vec<f32>,
     q_rot: Vec<f32>,
     pub(super) bound: f64,
+    /// Of K and V.
+    element: CudaElement,
 }
 
 /// Room for the prompt and all steps.
@@ -133,7 +136,7 @@ impl Inputs {
         let v = (0..kv_elements).map(|_| bf16::from_f32(draw())).collect();
         let q_rot = (0..q_elements).map(|_| draw()).collect();
         let q_pre = wandering_queries(shape, &mut rng);
-        let mut inputs = Self { shape, seed, k, v, q_pre, q_rot, bound: 0.0 };
+        let mut inputs = Self { shape, seed, k, v, q_pre, q_rot, bound: 0.0, element: CudaElement::Bf16 };
         inputs.bound = CHAIN * inputs.plain_f32_error();
         inputs
     }
@@ -142,11 +145,19 @@ impl Inputs {
         Ok(KvView::new(self.shape, &self.k, &self.v, CAPACITY, len)?)
     }
 
-    /// Rounds the queries to what a GPU is given.
-    pub(super) fn round_queries(&mut self) {
-        for x in self.q_rot.iter_mut().chain(&mut self.q_pre) {
+    /// Rounds everything to what a GPU is given, whose cache is of that type; K and V as it holds them.
+    pub(super) fn round_for(&mut self, element: CudaElement) -> HeldKv {
+        self.element = element;
+        for x in &mut self.q_pre {
             *x = bf16::from_f32(*x).to_f32();
         }
+        for x in &mut self.q_rot {
+            *x = match element.queries() {
+                CudaElement::Bf16 => bf16::from_f32(*x).to_f32(),
+                _ => f16::from_f32(*x).to_f32(),
+            };
+        }
+        element.hold(self.shape.head_dim(), &mut self.k, &mut self.v)
     }
 
     pub(super) fn width(&self) -> usize {
@@ -239,7 +250,12 @@ impl Inputs {
         same_decisions: bool,
         reused: f64,
     ) -> Check {
-        let shape = format!("{}/{}/{}", self.shape.num_q_heads(), self.shape.num_kv_heads(), self.shape.head_dim());
+        let kv = match self.element {
+            CudaElement::Q8 => " q8_0",
+            CudaElement::Fp8 => " fp8",
+            CudaElement::Bf16 | CudaElement::F16 => "",
+        };
+        let shape = format!("{}/{}/{}{kv}", self.shape.num_q_heads(), self.shape.num_kv_heads(), self.shape.head_dim());
         let pass = worst <= self.bound && same_decisions;
         Check {
             shape,

@@ -94,6 +94,24 @@ fn a_gpu_is_never_replaced_in_silence() {
 }
 
 #[test]
+fn a_cache_that_the_processor_has_not_is_never_replaced_in_silence() {
+    for kv in ["q8_0", "fp8"] {
+        let wanted = ["NVIDIA GPU", "--kv bf16", kv];
+        fails_with(&["chat", "--device", "cpu", "--kv", kv, "Hello"], 1, &wanted);
+        fails_with(&["bench", "attention", "--kv", kv], 1, &wanted);
+        fails_with(&["bench", "decode", "--shape", "demo", "--kv", kv], 1, &wanted);
+    }
+    if matches!(mac_attention::probe_cuda(), mac_attention::CudaProbe::Found { .. }) {
+        return;
+    }
+    // Where `auto` comes to the processor, the answer is given over bf16, and that is said.
+    let output = run(&["chat", "--json", "--kv", "q8_0", "--max-tokens", "2", "Hello"]);
+    assert_eq!(output.status.code(), Some(0));
+    assert!(stderr(&output).contains("the KV cache is bf16, as q8_0 needs a GPU"), "{}", stderr(&output));
+    assert_eq!(events(&json_lines(&output), "done")[0]["kv"], "bf16");
+}
+
+#[test]
 fn a_pdf_is_read_whole_and_a_cut_one_is_refused() {
     let whole = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../assets/sample/reprise-handbook.pdf");
     // Too long for this context on purpose: the count proves that the pages were read, and no answer is waited for.

@@ -12,12 +12,13 @@ set -euo pipefail
 harness=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 cuda=$(dirname "$harness")
 root=$(cd "$cuda/../../../.." && pwd)
+shared=$root/kernels/cuda
 out=${OUT:-$root/target/cuda-step}
 nvcc=${NVCC:-nvcc}
 binary=$out/step
 
 compile() {
-    "$nvcc" -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a "$@"
+    "$nvcc" -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -I"$shared" "$@"
 }
 
 build() {
@@ -29,7 +30,7 @@ build() {
         object=$out/$(basename "$source" .cu).o
         objects+=("$object")
         # Headers are few: anything newer rebuilds everything.
-        if [[ ! -e $object || -n $(find "$cuda" "$harness" \( -name '*.cuh' -o -name 'step*.h' -o -wholename "$source" \) -newer "$object" -print -quit) ]]; then
+        if [[ ! -e $object || -n $(find "$cuda" "$harness" "$shared/kv_pack.cuh" \( -name '*.cuh' -o -name 'step*.h' -o -wholename "$source" \) -newer "$object" -print -quit) ]]; then
             compile "$@" -c "$source" -o "$object"
         fi
     done
@@ -37,7 +38,7 @@ build() {
 }
 
 build_if_stale() {
-    if [[ ! -x $binary || -n $(find "$cuda" -name '*.[ch]*' -newer "$binary" -print -quit) ]]; then build; fi
+    if [[ ! -x $binary || -n $(find "$cuda" "$shared/kv_pack.cuh" -name '*.[ch]*' -newer "$binary" -print -quit) ]]; then build; fi
 }
 
 command=${1:-}

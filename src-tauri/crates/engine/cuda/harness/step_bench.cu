@@ -165,7 +165,7 @@ class Bench {
             for (int i = 0; i < layers; ++i) {
                 const unsigned char* at = pool_.data + i * layer;
                 product(at, qkv, s.d, residual.data, row.data, true, false, false, overlap);
-                const HeadsArgs heads{row.data, nullptr, nullptr, nullptr, cosine.data, sine.data, nullptr, q_pre.data, q_rot.data, k.data, v.data, 1e-6f, 3, capacity, s.q, s.kv, s.dim, 1, 0};
+                const HeadsArgs heads{row.data, nullptr, nullptr, nullptr, cosine.data, sine.data, nullptr, q_pre.data, q_rot.data, k.data, v.data, nullptr, 1e-6f, 3, capacity, s.q, s.kv, s.dim, 1, 0};
                 launch_with(reinterpret_cast<const void*>(split_heads_f32), dim3((s.q + 2 * s.kv + 3) / 4, 1), 128, overlap, stream_, heads);
                 product(at += sizes[0], s.d, s.q * s.dim, row.data, residual.data, false, true, false, overlap);
                 product(at += sizes[1], 2 * s.ff, s.d, residual.data, hidden.data, true, false, true, overlap);
@@ -216,14 +216,18 @@ class Bench {
         for (int type : {kBf16, kQ4_K})
             for (int cols : {4096, 14336}) one(type, sms_, cols, cols == 4096, true, false);
         Buffer<float> row(6144), cosine(64), sine(64);
-        Buffer<uint16_t> q_pre(4096), q_rot(4096), k(1 << 20), v(1 << 20);
-        const HeadsArgs heads{row.data, nullptr, nullptr, nullptr, cosine.data, sine.data, nullptr, q_pre.data, q_rot.data, k.data, v.data, 1e-6f, 3, 1024, 32, 8, 128, 1, 0};
-        for (bool overlap : {false, true}) {
-            Graph graph(stream_, [&] {
-                for (int i = 0; i < 50; ++i) launch_with(reinterpret_cast<const void*>(split_heads_f32), dim3(12, 1), 128, overlap, stream_, heads);
-            });
-            std::printf("  split_heads%s: %.2f us\n", overlap ? "" : " no pdl", graph.time(stream_, 11) / 50);
-        }
+        Buffer<uint16_t> q_pre(4096), q_rot(4096), k(1 << 20), v(1 << 20), scales(1 << 16);
+        const HeadsArgs heads{row.data, nullptr, nullptr, nullptr, cosine.data, sine.data, nullptr, q_pre.data, q_rot.data, k.data, v.data, scales.data, 1e-6f, 3, 1024, 32, 8, 128, 1, 0};
+        const struct { const char* name; const void* function; } kernels[] = {{"", reinterpret_cast<const void*>(split_heads_f32)},
+                                                                              {" q8", reinterpret_cast<const void*>(split_heads_f32_q8)},
+                                                                              {" fp8", reinterpret_cast<const void*>(split_heads_f32_fp8)}};
+        for (const auto& kernel : kernels)
+            for (bool overlap : {false, true}) {
+                Graph graph(stream_, [&] {
+                    for (int i = 0; i < 50; ++i) launch_with(kernel.function, dim3(12, 1), 128, overlap, stream_, heads);
+                });
+                std::printf("  split_heads%s%s: %.2f us\n", kernel.name, overlap ? "" : " no pdl", graph.time(stream_, 11) / 50);
+            }
     }
     // Q and K of one type, V of another, as in Q4_K_M files.
     void mixed(int rows, int rows_v, int cols) {

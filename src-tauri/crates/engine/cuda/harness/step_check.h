@@ -55,6 +55,31 @@ inline float bf16_value(uint16_t bits) {
     return x;
 }
 inline uint16_t bf16_bits(float x) { return __bfloat16_as_ushort(__float2bfloat16(x)); }
+inline float f16_value(uint16_t bits) { return __half2float(__ushort_as_half(bits)); }
+inline uint16_t f16_bits(float x) { return __half_as_ushort(__float2half(x)); }
+
+// bf16 outputs may round the other way where f32 and f64 differ in the last bits: half a unit of 8 bits, and a little.
+constexpr double kBf16Rounding = 0.0039;
+
+inline bool near_bf16(uint16_t got, double want) { return std::fabs(bf16_value(got) - want) <= kBf16Rounding * std::fabs(want) + 1e-6; }
+
+// Inputs of a type, as the kernels read them.
+template <class T>
+struct Rounded;
+template <>
+struct Rounded<float> {
+    static std::vector<float> of(const std::vector<float>& x) { return x; }
+    static double value(float x) { return x; }
+};
+template <>
+struct Rounded<uint16_t> {
+    static std::vector<uint16_t> of(const std::vector<float>& x) {
+        std::vector<uint16_t> out(x.size());
+        for (size_t i = 0; i < x.size(); ++i) out[i] = bf16_bits(x[i]);
+        return out;
+    }
+    static double value(uint16_t x) { return bf16_value(x); }
+};
 
 // A matrix on the device in the kernels' layout, and on the host as in the file.
 struct Matrix {

@@ -30,12 +30,17 @@ extern "C" __global__ void fill_ring(__nv_bfloat16*, float*, void*, int, int, in
 extern "C" __global__ void rope_angles(const double*, double, int, const int*, int, float*, float*, int);
 extern "C" __global__ void split_heads_f32(const HeadsArgs);
 extern "C" __global__ void split_heads_bf16(const HeadsArgs);
+extern "C" __global__ void split_heads_f32_q8(const HeadsArgs);
+extern "C" __global__ void split_heads_f32_fp8(const HeadsArgs);
+extern "C" __global__ void fill_kv_q8(unsigned char*, unsigned short*, int, int, unsigned long long);
+extern "C" __global__ void fill_kv_fp8(unsigned char*, unsigned short*, int, int, unsigned long long);
 extern "C" __global__ void rms_norm_rows(const float*, const float*, float, __nv_bfloat16*, int);
 extern "C" __global__ void silu_rows_f32(const float*, int, void*, int, int);
 extern "C" __global__ void silu_rows_bf16(const __nv_bfloat16*, int, void*, int, int);
 extern "C" __global__ void add_rows_f32(float*, const float*, const float*, int, int);
 extern "C" __global__ void add_rows_bf16(float*, const __nv_bfloat16*, const float*, int, int);
 extern "C" __global__ void to_bf16(const float*, __nv_bfloat16*, long long);
+extern "C" __global__ void f16_to_bf16(__half2*, long long);
 extern "C" __global__ void sample(const SampleArgs);
 extern "C" __global__ void advance(DecodeState*, unsigned);
 

@@ -270,6 +270,7 @@ impl<'a> Reply<'a> {
         Summary {
             model: self.info.name.clone(),
             device: self.info.device.clone(),
+            kv: self.info.kv,
             attention: match self.command.request.attention {
                 Attention::Mac(_) => "mac",
                 Attention::Exact => "exact",

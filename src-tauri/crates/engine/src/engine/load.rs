@@ -6,12 +6,12 @@ use std::path::Path;
 use candle_core::quantized::GgmlDType;
 
 use super::{Device, DeviceKind, LoadOptions, ModelInfo};
-use crate::EngineError;
-use crate::exec::{CandleExecutor, Executor, load_cuda, request_threads};
-use crate::memory::{MemoryPlan, available_bytes, plan};
+use crate::exec::{CandleExecutor, Executor, context_costs_on_gpu, load_cuda, request_threads};
+use crate::memory::{MemoryPlan, available_bytes, cost_on_cpu, plan};
 use crate::model::{ModelSpec, spec_from_config, spec_from_gguf};
 use crate::text::TextModel;
 use crate::weights::{GgufFile, SafetensorsFiles, Source, load_weights, type_name, weights_bytes};
+use crate::{EngineError, KvFormat};
 
 pub(super) struct Loaded {
     pub(super) executor: Box<dyn Executor>,
@@ -29,12 +29,17 @@ pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool)
     if options.ring.slots == 0 || options.ring.band == 0 {
         return Err(EngineError::InvalidRequest("a ring without slots or band".into()));
     }
+    if options.device == Device::Cpu && options.kv.is_8_bit() {
+        return Err(EngineError::KvNeedsGpu { format: options.kv });
+    }
     let Opened { mut source, spec, text, name } = open(&options.model, options)?;
     if !progress(0.0) {
         return Err(EngineError::Cancelled);
     }
     let (executor, memory, fallback) = place(&mut source, &spec, options, progress)?;
     let capacity = executor.capacity();
+    let mut context_costs = vec![cost_on_cpu(&spec, KvFormat::Bf16)];
+    context_costs.extend(context_costs_on_gpu(&spec)?);
     let on_gpu = capacity.device_memory.is_some();
     let info = ModelInfo {
         name,
@@ -44,6 +49,7 @@ pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool)
         device: capacity.device,
         device_kind: if on_gpu { DeviceKind::Cuda } else { DeviceKind::Cpu },
         fallback,
+        kv: capacity.kv,
         device_memory: capacity.device_memory,
         context_tokens: capacity.context_tokens,
         max_context_tokens: spec.max_context_tokens,
@@ -52,6 +58,7 @@ pub(super) fn load(options: &LoadOptions, progress: &mut dyn FnMut(f32) -> bool)
         num_kv_heads: spec.num_kv_heads,
         head_dim: spec.head_dim,
         memory,
+        context_costs,
     };
     Ok(Loaded { executor, text, info })
 }
@@ -73,12 +80,17 @@ fn place(
                 Ok((executor, memory)) => return Ok((executor, memory, None)),
                 Err(
                     error @ (EngineError::NoGpu { .. } | EngineError::OutOfMemory { .. } | EngineError::Gpu { .. }),
-                ) if options.device == Device::Auto => Some(error.to_string()),
+                ) if options.device == Device::Auto => Some(why_not_there(&error, options.kv)),
                 Err(error) => return Err(error),
             },
         };
     let (executor, memory) = load_cpu(source, spec, options, progress)?;
     Ok((Box::new(executor), memory, fallback))
+}
+
+/// Why the GPU does not serve, and what that means for the KV cache.
+fn why_not_there(error: &EngineError, asked: KvFormat) -> String {
+    if asked.is_8_bit() { format!("{error}; the KV cache is bf16, as {asked} needs a GPU") } else { error.to_string() }
 }
 
 fn load_cpu(
@@ -88,7 +100,8 @@ fn load_cpu(
     progress: &mut dyn FnMut(f32) -> bool,
 ) -> Result<(CandleExecutor, MemoryPlan), EngineError> {
     let weights = weights_bytes(source, spec);
-    let (context_tokens, memory) = plan(spec, weights, options.context_tokens, options.ring, available_bytes())?;
+    let free = available_bytes();
+    let (context_tokens, memory) = plan(spec, weights, options.context_tokens, options.ring, KvFormat::Bf16, free)?;
     let total = source.tensor_bytes().max(1) as f32;
     let mut read = 0u64;
     let weights = load_weights(source, spec, &mut |bytes| {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use mac_attention::RingLayout;
 
 use crate::text::TextModel;
-use crate::{Attention, EngineError, Event, Message, Request};
+use crate::{Attention, EngineError, Event, KvFormat, Message, Request};
 use thread::{Command, Shared};
 
 /// Where a model is to live.
@@ -54,6 +54,9 @@ pub struct LoadOptions {
     pub precision: crate::weights::Precision,
     /// Where the model is to live.
     pub device: Device,
+    /// How keys and values are held. The processor has [`KvFormat::Bf16`] alone: any other with [`Device::Cpu`] is refused,
+    /// and [`ModelInfo::kv`] tells what [`Device::Auto`] came to.
+    pub kv: KvFormat,
 }
 
 /// What was loaded.
@@ -71,8 +74,11 @@ pub struct ModelInfo {
     pub device: String,
     /// Where the model lives.
     pub device_kind: DeviceKind,
-    /// Why the processor serves although a GPU would have been taken ([`Device::Auto`]); `None` otherwise.
+    /// Why the processor serves although a GPU would have been taken ([`Device::Auto`]), and that keys and values are not held
+    /// as asked, if so; `None` otherwise.
     pub fallback: Option<String>,
+    /// How keys and values are held.
+    pub kv: KvFormat,
     /// Memory of the GPU as it was when the model was ready; `None` on the processor.
     pub device_memory: Option<crate::exec::DeviceMemory>,
     /// Context reserved, in tokens.
@@ -89,6 +95,8 @@ pub struct ModelInfo {
     pub head_dim: usize,
     /// Memory taken: weights, KV cache, rings, scratch, in bytes.
     pub memory: crate::memory::MemoryPlan,
+    /// What other contexts would take, by device and format: all that there are.
+    pub context_costs: Vec<crate::memory::ContextCost>,
 }
 
 /// A tokenised prompt, with the text each token came from.

@@ -115,7 +115,7 @@ mod tests {
     use crate::memory::MemoryPlan;
     use crate::model::{ModelSpec, named_shape};
     use crate::weights::GgufFile;
-    use crate::{Attention, Engine, Message, Role, Sampling};
+    use crate::{Attention, Engine, KvFormat, Message, Role, Sampling};
 
     /// Fails in the way that its field says.
     struct Faulty {
@@ -128,7 +128,7 @@ mod tests {
             &self.spec
         }
         fn capacity(&self) -> Capacity {
-            Capacity { context_tokens: 100, device: "none".into(), device_memory: None }
+            Capacity { context_tokens: 100, device: "none".into(), kv: KvFormat::Bf16, device_memory: None }
         }
         fn kv_len(&self) -> usize {
             0
@@ -178,6 +178,7 @@ mod tests {
             device: "none".into(),
             device_kind: crate::DeviceKind::Cpu,
             fallback: None,
+            kv: KvFormat::Bf16,
             device_memory: None,
             context_tokens: 100,
             max_context_tokens: 100,
@@ -186,6 +187,7 @@ mod tests {
             num_kv_heads: spec.num_kv_heads,
             head_dim: spec.head_dim,
             memory: MemoryPlan::default(),
+            context_costs: Vec::new(),
         });
         let (commands, inbox) = mpsc::channel();
         let shared = Arc::new(Shared::default());

@@ -13,7 +13,7 @@ use super::{Capacity, Executor, KvCache, check_group, check_tokens, layer_policy
 use crate::model::{ModelSpec, RopeAngles};
 use crate::sample::{Sampler, Sampling};
 use crate::weights::{Precision, Projection, Weights, random_weights};
-use crate::{Attention, EngineError};
+use crate::{Attention, EngineError, KvFormat};
 
 /// A decoder on the CPU.
 #[derive(Debug)]
@@ -218,6 +218,7 @@ impl Executor for CandleExecutor {
         let threads = CandlePool.threads();
         let plural = if threads == 1 { "" } else { "s" };
         Capacity {
+            kv: KvFormat::Bf16,
             context_tokens: self.kv.capacity(),
             device: format!("CPU, {threads} thread{plural}, {}", instruction_set()),
             device_memory: None,

@@ -11,9 +11,9 @@ mod pace;
 mod pool;
 
 pub use cpu::CandleExecutor;
-pub(crate) use cuda::load_cuda;
 #[cfg(feature = "cuda")]
 pub use cuda::{CudaExecutor, CudaSetup, MadeUpWeights};
+pub(crate) use cuda::{context_costs as context_costs_on_gpu, load_cuda};
 pub use kv::KvCache;
 pub use pace::{MAX_CHUNK_TOKENS, MIN_CHUNK_TOKENS};
 pub use pool::{CandlePool, request_threads};
@@ -24,7 +24,7 @@ use std::sync::atomic::AtomicBool;
 use mac_attention::{Audit, Counters, Pattern, Policy};
 
 use crate::model::ModelSpec;
-use crate::{Attention, EngineError, Sampling};
+use crate::{Attention, EngineError, KvFormat, Sampling};
 
 /// What an executor holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -33,6 +33,8 @@ pub struct Capacity {
     pub context_tokens: usize,
     /// Device in words, for example `CPU, 2 threads, AVX-512` or `NVIDIA H200, CUDA, sm_90a kernels`.
     pub device: String,
+    /// How keys and values are held.
+    pub kv: KvFormat,
     /// Memory of a device of its own; `None` where the model lives in the machine's memory.
     pub device_memory: Option<DeviceMemory>,
 }

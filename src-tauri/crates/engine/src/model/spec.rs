@@ -3,7 +3,7 @@
 use mac_attention::AttentionShape;
 
 use super::Rope;
-use crate::EngineError;
+use crate::{EngineError, KvFormat};
 
 /// Families that the one decoder serves by configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,8 +121,8 @@ impl ModelSpec {
         (self.layers * layer + tables * self.vocab * self.d_model + self.d_model) as u64
     }
 
-    /// K and V bytes of one token over all layers (16-bit elements).
-    pub fn kv_bytes_per_token(&self) -> u64 {
-        (self.layers * 2 * self.kv_width() * size_of::<half::bf16>()) as u64
+    /// K and V bytes of one token over all layers.
+    pub fn kv_bytes_per_token(&self, format: KvFormat) -> u64 {
+        (self.layers * 2 * self.num_kv_heads * format.row_bytes(self.head_dim)) as u64
     }
 }

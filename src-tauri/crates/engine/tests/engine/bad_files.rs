@@ -143,6 +143,7 @@ fn missing_metadata_are_named() {
         ring: RingLayout::default(),
         precision: Precision::Auto,
         device: reprise_engine::Device::Cpu,
+        kv: reprise_engine::KvFormat::Bf16,
     };
     let error = Engine::load(options(&path), |_| true).expect_err("no sizes");
     assert!(why(&error).contains("qwen3.context_length"), "{error}");
@@ -214,6 +215,7 @@ fn a_model_larger_than_the_memory_is_refused_before_it_is_read() {
         ring: RingLayout::default(),
         precision: Precision::Auto,
         device: reprise_engine::Device::Cpu,
+        kv: reprise_engine::KvFormat::Bf16,
     };
     match Engine::load(options, |_| true) {
         Err(EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits: 0 }) => {

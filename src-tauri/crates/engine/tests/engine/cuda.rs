@@ -9,7 +9,7 @@ use mac_attention::RingLayout;
 use reprise_engine::exec::{CandleExecutor, CudaExecutor, CudaSetup, Executor};
 use reprise_engine::model::{ModelSpec, spec_from_gguf};
 use reprise_engine::weights::{GgufFile, Precision, SafetensorsFiles, Source, load_weights};
-use reprise_engine::{Device, Engine, EngineError, Sampling};
+use reprise_engine::{Device, Engine, EngineError, KvFormat, LoadOptions, Sampling};
 use serde_json::{Value, json};
 
 use crate::support::{alone, ask, demo_gguf, options, reply, user};
@@ -40,7 +40,11 @@ fn on_cpu(source: &Source, spec: &ModelSpec) -> CandleExecutor {
 }
 
 fn on_gpu(source: &Source, spec: &ModelSpec) -> CudaExecutor {
-    CudaExecutor::load(source, spec, 128, RING).unwrap()
+    with_cache(source, spec, KvFormat::Bf16)
+}
+
+fn with_cache(source: &Source, spec: &ModelSpec, format: KvFormat) -> CudaExecutor {
+    CudaExecutor::load(source, spec, 128, RING, format).unwrap()
 }
 
 /// Logits after every token, token by token.
@@ -171,6 +175,43 @@ fn reading_at_once_is_near_reading_token_by_token() {
     assert!(error <= 1.1e-2, "{error}");
 }
 
+/// What rounding K and V to 8 bits may add to logits. Of normal numbers in blocks of 32 the largest is about 2.2 deviations, so
+/// `q8_0` is off by 2.2 / 127 / √12 = 0.5 % in the mean square; e4m3, with 3 bits behind the first, by 2.6 %. Both K (which
+/// moves scores, and weights by as much) and V do so in each of 3 layers: √6 · that if attention were all of the residual
+/// stream, 1.2 and 6.4 %. Twice that is allowed to the worst of 44 steps.
+fn rounding(format: KvFormat) -> f64 {
+    match format {
+        KvFormat::Bf16 => 0.0,
+        KvFormat::Q8_0 => 2.5e-2,
+        KvFormat::Fp8 => 0.13,
+    }
+}
+
+#[test]
+fn caches_of_8_bits_stay_near_bf16_in_every_family() {
+    let _alone = alone();
+    if !gpu() {
+        return;
+    }
+    for config in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = write_folder(folder.path(), &config);
+        let source = source(folder.path(), &spec, Precision::F32);
+        let want = step_by_step(&mut on_gpu(&source, &spec));
+        for format in [KvFormat::Q8_0, KvFormat::Fp8] {
+            let mut executor = with_cache(&source, &spec, format);
+            assert_eq!(executor.capacity().kv, format);
+            let steps = worst(&step_by_step(&mut executor), &want);
+            executor.truncate(0);
+            // Reading rounds its products' inputs as well, and where that crosses an edge of the cache's steps, a whole one.
+            let reading = worst(&ours(&mut executor), &want[PROMPT - 1..]);
+            eprintln!("{}, {format}: steps {steps:.2e}, reading {reading:.2e}", config["model_type"]);
+            assert!(steps > 1e-4, "{format} rounded nothing");
+            assert!(steps <= rounding(format) && reading <= rounding(format) + 1.1e-2, "{format}: {steps}, {reading}");
+        }
+    }
+}
+
 /// A device's draws are its own, but they follow the seed, and one candidate leaves no choice.
 #[test]
 fn draws_follow_the_seed() {
@@ -198,6 +239,12 @@ fn a_cut_chat_goes_on_as_a_fresh_one() {
     if !gpu() {
         return;
     }
+    for format in KvFormat::ALL {
+        check_cut(format);
+    }
+}
+
+fn check_cut(format: KvFormat) {
     let folder = tempfile::tempdir().unwrap();
     let spec = write_folder(folder.path(), &config("qwen3"));
     let source = source(folder.path(), &spec, Precision::F32);
@@ -207,22 +254,62 @@ fn a_cut_chat_goes_on_as_a_fresh_one() {
         assert!(end.is_continue());
         executor.logits().unwrap().to_vec()
     };
-    let mut cut = on_gpu(&source, &spec);
+    let mut cut = with_cache(&source, &spec, format);
     read(&mut cut, &ids);
     cut.truncate(17);
     assert_eq!(cut.kv_len(), 17);
     let got = read(&mut cut, &[5, 6, 7]);
-    let mut fresh = on_gpu(&source, &spec);
+    let mut fresh = with_cache(&source, &spec, format);
     let want = read(&mut fresh, &[&ids[..17], &[5, 6, 7]].concat());
     let error = relative_error(&got, &want);
-    // Chunks of another length round in another order.
-    assert!(error <= 5e-3, "{error}");
+    // Chunks of another length round in another order, and 8 bits take a step more or less where they do.
+    assert!(error <= 5e-3 + rounding(format) / 2.0, "{format}: {error}");
 }
 
 fn demo_on(device: Device) -> Result<Engine, EngineError> {
-    let mut options = options(demo_gguf());
-    options.device = device;
-    Engine::load(options, |_| true)
+    demo_with(device, KvFormat::Bf16)
+}
+
+fn demo_with(device: Device, kv: KvFormat) -> Result<Engine, EngineError> {
+    Engine::load(LoadOptions { device, kv, ..options(demo_gguf()) }, |_| true)
+}
+
+/// Greedy answers over an 8-bit cache may turn where two tokens are nearly as likely. How far they go together is printed.
+#[test]
+fn golden_answers_over_8_bit_caches() {
+    let _alone = alone();
+    if !gpu() {
+        return;
+    }
+    for format in [KvFormat::Q8_0, KvFormat::Fp8] {
+        let engine = demo_with(Device::Cuda, format).unwrap();
+        let info = engine.info();
+        assert_eq!(info.kv, format);
+        assert_eq!(info.memory.kv_bytes, info.context_tokens as u64 * 8 * 4 * format.row_bytes(64) as u64);
+        let (together, all) = crate::golden::agreement(&engine);
+        println!("{format}: {together} of {all} golden tokens before the first difference of each answer");
+        assert!(together * 2 > all, "{format}: {together} of {all}");
+    }
+}
+
+/// Never in silence: refused where the processor was asked for, told where it came to that.
+#[test]
+fn the_processor_has_no_8_bit_cache() {
+    let _alone = alone();
+    for format in [KvFormat::Q8_0, KvFormat::Fp8] {
+        match demo_with(Device::Cpu, format) {
+            Err(EngineError::KvNeedsGpu { format: told }) => assert_eq!(told, format),
+            other => panic!("{other:?}"),
+        }
+        let engine = demo_with(Device::Auto, format).unwrap();
+        let info = engine.info();
+        if gpu() {
+            assert_eq!((info.kv, &info.fallback), (format, &None));
+        } else {
+            let why = info.fallback.as_ref().unwrap();
+            assert!(info.kv == KvFormat::Bf16 && why.contains(format.name()), "{why}");
+        }
+    }
 }
 
 #[test]

@@ -36,8 +36,8 @@ fn check(engine: &Engine, reply: &Reply) {
     for (i, step) in steps.iter().enumerate() {
         assert_eq!(step.context_tokens, summary.prompt_tokens + i + 1);
         assert_eq!(step.heads.len(), info.layers * info.num_q_heads);
-        let exact = (step.context_tokens * info.layers * info.num_kv_heads * info.head_dim * 4) as u64;
-        assert_eq!(step.kv_bytes_exact, exact);
+        let token_bytes = 2 * info.layers * info.num_kv_heads * info.kv.row_bytes(info.head_dim);
+        assert_eq!(step.kv_bytes_exact, (step.context_tokens * token_bytes) as u64);
         assert!(step.seconds > 0.0);
     }
     let sum: f64 = steps.iter().map(|s| s.seconds).sum();
@@ -87,7 +87,9 @@ fn reuse_that_never_matches_equals_exact() {
     assert!(never.tokens.iter().filter_map(|t| t.step.as_ref()).all(|s| s.reuse_active));
     let audit = never.summary.audit.unwrap();
     assert_eq!((audit.samples, audit.reused_samples), (never.summary.decode_steps / 2 * 4, 0));
-    assert!(audit.max_relative_error < 1e-5, "{audit:?}");
+    // The audit joins other parts of the text; over 8 bits each rounds its weights to f16, by 2.8e-4 in the mean square.
+    let most = if engine.info().kv.is_8_bit() { 6e-4 } else { 1e-5 };
+    assert!(audit.max_relative_error < most, "{audit:?}");
 }
 
 #[test]
@@ -342,7 +344,8 @@ fn loading_can_be_cancelled_and_shows_its_progress() {
     assert!(shares.windows(2).all(|w| w[0] <= w[1]));
     let info = engine.info();
     assert_eq!((info.weights.as_str(), info.architecture.as_str()), ("Q8_0", "qwen3"));
-    assert!(info.memory.total() > info.memory.kv_bytes && info.memory.kv_bytes == 32_768 * 8 * 2 * 2 * 64 * 2);
+    let kv_bytes = 32_768 * 8 * 2 * 2 * info.kv.row_bytes(64) as u64;
+    assert!(info.memory.total() > info.memory.kv_bytes && info.memory.kv_bytes == kv_bytes);
     let mut huge = options(demo_gguf());
     huge.context_tokens = Some(1 << 20);
     assert!(matches!(Engine::load(huge, |_| true), Err(EngineError::InvalidRequest(_))));

@@ -49,6 +49,23 @@ fn gguf_gives_the_golden_prompts_and_answers() {
     agrees(&demo());
 }
 
+/// Greedy tokens up to the first that differs from the golden ones, over all answers, and golden tokens in all.
+#[cfg(feature = "cuda")]
+pub(crate) fn agreement(engine: &Engine) -> (usize, usize) {
+    let (mut together, mut all) = (0, 0);
+    for case in cases() {
+        let mut request = ask(vec![user(&case.user)]);
+        request.max_tokens = Some(case.greedy_ids.len());
+        let got = reply(engine, request).summary.token_ids;
+        let same = got.iter().zip(&case.greedy_ids).take_while(|(got, golden)| got == golden).count();
+        // The stop token is in the golden ids alone.
+        let ended = same == got.len() && case.greedy_ids.get(same) == Some(&2);
+        together += same + usize::from(ended);
+        all += case.greedy_ids.len();
+    }
+    (together, all)
+}
+
 /// Greedy answers, token for token.
 pub(crate) fn agrees(engine: &Engine) {
     for case in cases() {

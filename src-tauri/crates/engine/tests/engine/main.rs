@@ -2,8 +2,9 @@
 //!
 //! `golden`: the demo model against an independent float32 pass. `oracle`: the decoder against candle-transformers.
 //! `generation`: caching, stopping, reuse, refusals. `bad_files`: damaged and hostile model files. `cuda`: the GPU against
-//! the processor, and `soak`: thousands of steps on it; without a GPU both say so and pass, unless
-//! `REPRISE_GPU_TESTS=required`. `REPRISE_TEST_DEVICE=cuda` runs the others' demo model on the GPU.
+//! the processor, `soak`: thousands of steps on it, `fidelity`: what 8-bit caches cost; without a GPU these say so and
+//! pass, unless `REPRISE_GPU_TESTS=required`. `REPRISE_TEST_DEVICE=cuda` runs the others' demo model on the GPU,
+//! `REPRISE_TEST_KV=q8_0` with it over an 8-bit cache.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -14,6 +15,8 @@
 mod bad_files;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod fidelity;
 mod generation;
 mod golden;
 mod oracle;

@@ -10,7 +10,7 @@ use rand_chacha::ChaCha8Rng;
 use reprise_engine::exec::{CudaExecutor, Executor};
 use reprise_engine::model::{ModelSpec, spec_from_gguf};
 use reprise_engine::weights::{GgufFile, Source};
-use reprise_engine::{Attention, Sampling};
+use reprise_engine::{Attention, KvFormat, Sampling};
 
 use crate::cuda::gpu;
 use crate::support::{alone, demo_gguf};
@@ -21,10 +21,10 @@ const STEPS: usize = 20_000;
 /// Free memory may wander by what the driver keeps for itself.
 const WANDER_BYTES: u64 = 32 << 20;
 
-fn load() -> (CudaExecutor, ModelSpec) {
+fn load(format: KvFormat) -> (CudaExecutor, ModelSpec) {
     let file = GgufFile::open(&demo_gguf()).unwrap();
     let spec = spec_from_gguf(&file).unwrap();
-    let executor = CudaExecutor::load(&Source::Gguf(file), &spec, CONTEXT, RingLayout::default()).unwrap();
+    let executor = CudaExecutor::load(&Source::Gguf(file), &spec, CONTEXT, RingLayout::default(), format).unwrap();
     (executor, spec)
 }
 
@@ -109,7 +109,10 @@ impl Soak {
             self.text.push(token);
             self.steps += 1;
             let counted: u64 = self.executor.counters().iter().map(|layer| layer.kv_bytes_exact).sum();
-            assert_eq!(counted, self.text.len() as u64 * self.executor.spec().kv_bytes_per_token());
+            assert_eq!(
+                counted,
+                self.text.len() as u64 * self.executor.spec().kv_bytes_per_token(self.executor.capacity().kv)
+            );
             token = self.executor.choose().unwrap();
             assert!((token as usize) < self.vocab);
             // As a reply does; now and then the started step is not wanted after all.
@@ -129,12 +132,21 @@ impl Soak {
 
 #[test]
 fn a_long_life_ends_as_a_fresh_one() {
+    live_long(KvFormat::Bf16);
+}
+
+#[test]
+fn a_long_life_with_an_8_bit_cache_ends_as_a_fresh_one() {
+    live_long(KvFormat::Q8_0);
+}
+
+fn live_long(format: KvFormat) {
     let _alone = alone();
     if !gpu() {
         return;
     }
     let began = Instant::now();
-    let (executor, spec) = load();
+    let (executor, spec) = load(format);
     let mut soak = Soak { executor, vocab: spec.vocab, rng: ChaCha8Rng::seed_from_u64(77), text: Vec::new(), steps: 0 };
     // The cache takes all its memory at once, so that from here on none may be taken.
     let all: Vec<u32> = (0..CONTEXT as u32).map(|i| i * 7919 % spec.vocab as u32).collect();
@@ -172,7 +184,7 @@ fn a_long_life_ends_as_a_fresh_one() {
         (written, executor.logits().unwrap().to_vec())
     };
     let (old_ids, old_logits) = continue_on(&mut soak.executor);
-    let (mut fresh, _) = load();
+    let (mut fresh, _) = load(format);
     let (fresh_ids, fresh_logits) = continue_on(&mut fresh);
     assert_eq!(old_ids, fresh_ids);
     // The same kernels on the same numbers in the same order.

@@ -7,8 +7,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use mac_attention::RingLayout;
 use reprise_engine::weights::Precision;
 use reprise_engine::{
-    Attention, Device, Engine, Event, Generation, LoadOptions, Message, PrefillProgress, Request, Role, Sampling,
-    Summary, TokenEvent,
+    Attention, Device, Engine, Event, Generation, KvFormat, LoadOptions, Message, PrefillProgress, Request, Role,
+    Sampling, Summary, TokenEvent,
 };
 
 /// One engine at a time: all share the threads, and some tests look at the clock.
@@ -35,6 +35,14 @@ pub(crate) fn device() -> Device {
     }
 }
 
+/// The demo model's cache on a GPU: bf16, or what `REPRISE_TEST_KV` says.
+fn kv() -> KvFormat {
+    match std::env::var("REPRISE_TEST_KV") {
+        Ok(name) => name.parse().unwrap(),
+        Err(_) => KvFormat::default(),
+    }
+}
+
 pub(crate) fn options(model: PathBuf) -> LoadOptions {
     LoadOptions {
         model,
@@ -43,6 +51,7 @@ pub(crate) fn options(model: PathBuf) -> LoadOptions {
         ring: RingLayout::default(),
         precision: Precision::F32,
         device: device(),
+        kv: kv(),
     }
 }
 

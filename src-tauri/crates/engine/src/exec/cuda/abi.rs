@@ -71,6 +71,7 @@ pub(super) struct HeadsArgs {
     pub(super) q_rot: u64,
     pub(super) k: u64,
     pub(super) v: u64,
+    pub(super) scales: u64,
     pub(super) eps: f32,
     pub(super) begin: i32,
     pub(super) capacity: i32,
@@ -141,7 +142,7 @@ pub(super) struct GemmArgs {
 const _: () = {
     assert!(size_of::<MatvecPart>() == 32);
     assert!(size_of::<MatvecArgs>() == 56 + 3 * 32);
-    assert!(size_of::<HeadsArgs>() == 11 * 8 + 32);
+    assert!(size_of::<HeadsArgs>() == 12 * 8 + 32);
     assert!(size_of::<SampleSettings>() == 32);
     assert!(size_of::<TokenRecord>() == 16);
     assert!(size_of::<SampleArgs>() == 64);

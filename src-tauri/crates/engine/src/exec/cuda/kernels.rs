@@ -3,7 +3,8 @@
 use mac_attention::cuda::{Argument, CudaError, Fatbin, Gpu, Kernel, Launch, Module};
 
 use super::abi::{HeadsArgs, SampleArgs, WeightType};
-use crate::EngineError;
+use super::kv::KvAddresses;
+use crate::{EngineError, KvFormat};
 
 /// One entry per source of `cuda/`; empty where the build found no CUDA compiler.
 const FATBINS: &[Fatbin] = include!(concat!(env!("OUT_DIR"), "/fatbins.rs"));
@@ -38,10 +39,13 @@ pub(super) struct Kernels {
     fill_ring: Kernel,
     embed: PerType,
     rope_angles: Kernel,
-    split_heads_f32: Kernel,
+    /// By [`KvFormat`].
+    split_heads: [Kernel; 3],
+    fill_kv: [Kernel; 2],
     sample: Kernel,
     rms_norm_rows: Kernel,
     silu_rows_f32: Kernel,
+    f16_to_bf16: Kernel,
 }
 
 pub(super) fn load(gpu: &Gpu, source: &str) -> Result<Module, CudaError> {
@@ -75,10 +79,16 @@ impl Kernels {
             fill_ring: fill.kernel("fill_ring")?,
             embed: per_type(|_| embed.clone(), "embed")?,
             rope_angles: embed.kernel("rope_angles")?,
-            split_heads_f32: heads.kernel("split_heads_f32")?,
+            split_heads: [
+                heads.kernel("split_heads_f32")?,
+                heads.kernel("split_heads_f32_q8")?,
+                heads.kernel("split_heads_f32_fp8")?,
+            ],
+            fill_kv: [fill.kernel("fill_kv_q8")?, fill.kernel("fill_kv_fp8")?],
             sample: sample.kernel("sample")?,
             rms_norm_rows: rows.kernel("rms_norm_rows")?,
             silu_rows_f32: rows.kernel("silu_rows_f32")?,
+            f16_to_bf16: rows.kernel("f16_to_bf16")?,
         })
     }
 
@@ -86,13 +96,14 @@ impl Kernels {
     pub(super) fn all(&self) -> Vec<&Kernel> {
         let of_types = self.matvec.iter().chain(&self.embed);
         of_types
+            .chain(&self.split_heads)
             .chain([
                 &self.matvec_mixed,
                 &self.rope_angles,
-                &self.split_heads_f32,
                 &self.sample,
                 &self.rms_norm_rows,
                 &self.silu_rows_f32,
+                &self.f16_to_bf16,
             ])
             .collect()
     }
@@ -184,6 +195,47 @@ impl Kernels {
         unsafe { kernel.launch(ANY_GRID, if weight_type.is_dense() { &dense } else { &packed }) }
     }
 
+    /// `rows` rows of normal values in one head's K or V: `plane` 0 or 1.
+    ///
+    /// # Safety
+    /// `kv` is that head's, with memory for as many rows.
+    pub(super) unsafe fn fill_kv(
+        &self,
+        format: KvFormat,
+        kv: KvAddresses,
+        plane: usize,
+        [rows, head_dim]: [usize; 2],
+        seed: u64,
+    ) -> Result<(), CudaError> {
+        let out = [kv.k, kv.v][plane];
+        let kernel = match format {
+            // SAFETY: passed on.
+            KvFormat::Bf16 => return unsafe { self.fill(WeightType::Bf16, out, [rows, head_dim], seed, 1.0) },
+            KvFormat::Q8_0 => &self.fill_kv[0],
+            KvFormat::Fp8 => &self.fill_kv[1],
+        };
+        let scales_per_token = format.element().scales_per_token(head_dim);
+        let scales = kv.scales + (plane * scales_per_token / 2 * size_of::<half::f16>()) as u64;
+        let (rows, head_dim) = (rows as i32, head_dim as i32);
+        // SAFETY: passed on.
+        unsafe {
+            kernel.launch(
+                ANY_GRID,
+                &[(&out).into(), (&scales).into(), (&rows).into(), (&head_dim).into(), (&seed).into()],
+            )
+        }
+    }
+
+    /// f16 numbers become bf16 where they are.
+    ///
+    /// # Safety
+    /// `x` holds `count`, an even number.
+    pub(super) unsafe fn f16_to_bf16(&self, x: u64, count: usize) -> Result<(), CudaError> {
+        let count = count as i64;
+        // SAFETY: passed on.
+        unsafe { self.f16_to_bf16.launch(ANY_GRID.overlap(self.overlap), &[(&x).into(), (&count).into()]) }
+    }
+
     /// Entries of the newest positions before a length.
     ///
     /// # Safety
@@ -265,12 +317,17 @@ impl Kernels {
     ///
     /// # Safety
     /// Addresses as [`HeadsArgs`] says.
-    pub(super) unsafe fn split_heads(&self, args: HeadsArgs) -> Result<(), CudaError> {
+    pub(super) unsafe fn split_heads(&self, args: HeadsArgs, format: KvFormat) -> Result<(), CudaError> {
+        let kernel = match format {
+            KvFormat::Bf16 => &self.split_heads[0],
+            KvFormat::Q8_0 => &self.split_heads[1],
+            KvFormat::Fp8 => &self.split_heads[2],
+        };
         let heads = (args.num_q_heads + 2 * args.num_kv_heads) as usize;
         let blocks = heads.div_ceil(HEADS_PER_BLOCK) as u32;
         let launch = Launch { grid: [blocks, args.tokens as u32, 1], ..Launch::new(1, 128) }.overlap(self.overlap);
         // SAFETY: passed on.
-        unsafe { self.split_heads_f32.launch(launch, &[Argument::from(&args)]) }
+        unsafe { kernel.launch(launch, &[Argument::from(&args)]) }
     }
 
     /// Chooses a token and moves the cursor.

@@ -9,8 +9,8 @@ use super::kernels::MadeUpRing;
 use super::matrix::{DeviceMatrix, DeviceProjection};
 use super::setup::CudaSetup;
 use super::weights::{DeviceLayer, DeviceWeights};
-use crate::EngineError;
 use crate::model::ModelSpec;
+use crate::{EngineError, KvFormat};
 
 /// Types that weights can be made up in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,13 +90,14 @@ impl CudaExecutor {
         made_up: MadeUpWeights,
         context_tokens: usize,
         ring: RingLayout,
+        format: KvFormat,
         seed: u64,
     ) -> Result<Self, EngineError> {
         let setup = CudaSetup::open()?;
         let weight_type = made_up.weight_type();
         let elements = spec.parameters() as f64;
         let bytes = elements * weight_type.file_row_bytes(1024) as f64 / 1024.0;
-        setup.plan(&spec, bytes as u64, Some(context_tokens), ring)?;
+        setup.plan(&spec, bytes as u64, Some(context_tokens), ring, format)?;
         let mut maker = Maker { setup: &setup, weight_type, seed: seed.wrapping_mul(1 << 20) };
         let embedding = maker.matrix(spec.vocab, spec.d_model)?;
         let layers = (0..spec.layers).map(|_| maker.layer(&spec)).collect::<Result<_, _>>()?;
@@ -104,7 +105,7 @@ impl CudaExecutor {
         let final_norm = setup.gpu.upload(&vec![1.0; spec.d_model])?;
         setup.gpu.synchronize()?;
         let weights = DeviceWeights { embedding, layers, final_norm, head, widened: Vec::new() };
-        setup.finish(spec, weights, context_tokens, ring)
+        setup.finish(spec, weights, context_tokens, ring, format)
     }
 
     /// Replaces the cache by `len` made-up tokens: normal keys and values in every layer, and ring entries of the newest
@@ -115,16 +116,15 @@ impl CudaExecutor {
         }
         self.cut(0)?;
         self.kv.back(len)?;
-        let (head_dim, stride) = (self.spec.head_dim, self.kv.stride());
+        let head_dim = self.spec.head_dim;
         for layer in 0..self.spec.layers {
-            let (k, v) = self.kv.addresses(layer);
-            for (which, plane) in [k, v].into_iter().enumerate() {
+            for plane in 0..2 {
                 for head in 0..self.spec.num_kv_heads {
-                    let out = plane + (head * stride * head_dim * size_of::<u16>()) as u64;
-                    let number = (layer * 2 + which) * self.spec.num_kv_heads + head;
+                    let number = (layer * 2 + plane) * self.spec.num_kv_heads + head;
                     let seed = seed.wrapping_mul(1 << 20).wrapping_add(number as u64);
+                    let kv = self.kv.head_addresses(layer, head);
                     // SAFETY: the plane has memory for `len` tokens.
-                    unsafe { self.kernels.fill(WeightType::Bf16, out, [len, head_dim], seed, 1.0)? };
+                    unsafe { self.kernels.fill_kv(self.kv.format(), kv, plane, [len, head_dim], seed)? };
                 }
             }
         }

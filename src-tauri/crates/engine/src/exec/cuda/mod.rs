@@ -21,7 +21,7 @@ mod weights;
 
 pub use made_up::MadeUpWeights;
 pub use setup::CudaSetup;
-pub(crate) use setup::load_cuda;
+pub(crate) use setup::{context_costs, load_cuda};
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -269,8 +269,9 @@ impl Executor for CudaExecutor {
         Capacity {
             context_tokens: self.kv.capacity(),
             device: self.words.clone(),
+            kv: self.kv.format(),
             device_memory: Some(DeviceMemory {
-                used_bytes: self.fixed_bytes + self.kv.backed_bytes(),
+                used_bytes: self.fixed_bytes + self.kv.backed_bytes() + self.attention.reading_bytes_backed() as u64,
                 free_bytes,
                 total_bytes,
             }),

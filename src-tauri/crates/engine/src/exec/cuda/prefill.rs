@@ -10,6 +10,7 @@ use super::CudaExecutor;
 use super::abi::HeadsArgs;
 use super::gemm::{Epilogue, Gemm, Product};
 use super::kernels::RopeArgs;
+use super::kv::KvAddresses;
 use super::matvec::Around;
 use super::weights::{DeviceLayer, DeviceWeights};
 use crate::EngineError;
@@ -20,7 +21,8 @@ const CHUNK_TOKENS: usize = 2048;
 /// Layers that are queued ahead of the device; Stop takes effect within them.
 const LAYERS_AHEAD: usize = 2;
 
-/// Activations of a chunk. 16-bit buffers are bf16.
+/// Activations of a chunk. 16-bit buffers are bf16; rotated queries are f16 where the cache has 8 bits, and so is what
+/// attention writes, until it is converted.
 #[derive(Debug)]
 pub(super) struct Prefill {
     rows: usize,
@@ -144,6 +146,7 @@ impl CudaExecutor {
     /// Whether the chunk was finished. Waits for the device.
     fn read_chunk(&mut self, tokens: &[u32], span: Span, cancel: &AtomicBool) -> Result<bool, EngineError> {
         self.kv.back(span.begin + span.tokens)?;
+        self.attention.back_reading(span.begin + span.tokens, self.kv.capacity())?;
         self.sampler.remember(span.begin, tokens)?;
         // SAFETY: the buffers hold a chunk's rows, K and V have memory for its tokens, and everything stays until the
         // wait at the end.
@@ -204,7 +207,7 @@ impl CudaExecutor {
             kernels.rms_norm_rows(x, layer.attention_norm.address(), spec.norm_eps, normed, [n, d])?;
             let qkv = Product { a: normed, m: n, c: prefill.qkv.address(), bias: 0, epilogue: Epilogue::StoreF32 };
             prefill.gemm.multiply(kernels, &layer.qkv, qkv)?;
-            kernels.split_heads(self.chunk_heads(index, layer, span))?;
+            kernels.split_heads(self.chunk_heads(index, layer, span), self.kv.format())?;
             // Of the last layer, later tokens see keys and values alone.
             if final_layer && !span.last && span.begin + n <= span.seed_from {
                 return Ok(());
@@ -221,7 +224,7 @@ impl CudaExecutor {
 
     unsafe fn chunk_attention(&self, index: usize, span: Span) -> Result<(), EngineError> {
         let prefill = &self.prefill;
-        let (k, v) = self.kv.addresses(index);
+        let KvAddresses { k, v, scales } = self.kv.addresses(index);
         let row = self.spec.q_width();
         let chunk = CudaPrefillChunk {
             q_pre: prefill.q_pre.address(),
@@ -230,6 +233,7 @@ impl CudaExecutor {
             q_rot_stride: row,
             k,
             v,
+            scales,
             capacity: self.kv.stride(),
             out: prefill.attended.address(),
             out_stride: row,
@@ -239,6 +243,10 @@ impl CudaExecutor {
         };
         // SAFETY: passed on.
         unsafe { self.attention.prefill(index, &chunk)? };
+        if self.kv.format().is_8_bit() {
+            // SAFETY: as above.
+            unsafe { self.kernels.f16_to_bf16(prefill.attended.address(), span.tokens * row)? };
+        }
         Ok(())
     }
 
@@ -275,7 +283,7 @@ impl CudaExecutor {
 
     fn chunk_heads(&self, index: usize, layer: &DeviceLayer, span: Span) -> HeadsArgs {
         let Self { spec, prefill, kv, .. } = self;
-        let (k, v) = kv.addresses(index);
+        let KvAddresses { k, v, scales } = kv.addresses(index);
         let or_null = |buffer: &Option<DeviceBuffer<f32>>| buffer.as_ref().map_or(0, DeviceBuffer::address);
         HeadsArgs {
             qkv: prefill.qkv.address(),
@@ -289,6 +297,7 @@ impl CudaExecutor {
             q_rot: prefill.q_rot.address(),
             k,
             v,
+            scales,
             eps: spec.norm_eps,
             begin: span.begin as i32,
             capacity: kv.stride() as i32,

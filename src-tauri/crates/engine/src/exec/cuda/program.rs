@@ -4,13 +4,13 @@ use mac_attention::cuda::{CudaAttention, CudaStep, DeviceBuffer, Gpu};
 
 use super::abi::{HeadsArgs, decode_state};
 use super::kernels::{Kernels, RopeArgs};
-use super::kv::DeviceKv;
+use super::kv::{DeviceKv, KvAddresses};
 use super::matrix::DeviceProjection;
 use super::matvec::{Around, MatvecLaunch};
 use super::sampler::DeviceSampler;
 use super::weights::{DeviceLayer, DeviceWeights};
-use crate::EngineError;
 use crate::model::ModelSpec;
+use crate::{EngineError, KvFormat};
 
 /// Activations of one token.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(super) struct StepBuffers {
     qkv: DeviceBuffer<f32>,
     /// bf16 `[q_width]`.
     q_pre: DeviceBuffer<u16>,
-    /// bf16 `[layers, q_width]`: kept for audits.
+    /// `[layers, q_width]`, bf16, or f16 where the cache has 8 bits: kept for audits.
     q_rot: DeviceBuffer<u16>,
     /// `[layers, q_width]`: kept for audits.
     attended: DeviceBuffer<f32>,
@@ -62,6 +62,7 @@ impl StepBuffers {
 struct LayerProgram {
     qkv: Vec<MatvecLaunch>,
     heads: HeadsArgs,
+    kv: KvFormat,
     attention: CudaStep,
     output: Vec<MatvecLaunch>,
     gate_up: Vec<MatvecLaunch>,
@@ -151,7 +152,7 @@ impl Program {
                 for launch in &layer.qkv {
                     kernels.matvec(launch)?;
                 }
-                kernels.split_heads(layer.heads)?;
+                kernels.split_heads(layer.heads, layer.kv)?;
                 match kind {
                     StepKind::Policy => attention.step(index, &layer.attention)?,
                     StepKind::Rest => attention.step_resting(index, &layer.attention)?,
@@ -210,15 +211,17 @@ impl Planner<'_> {
         let gate_up_out = if gated_apart { &buffers.gate_up } else { &buffers.activated };
         let add = Around { accumulate: true, ..Around::default() };
         let plan = |projection: &DeviceProjection, x, out, around| kernels.plan_matvec(projection, x, out, around);
-        let (k, v) = self.kv.addresses(index);
+        let KvAddresses { k, v, scales } = self.kv.addresses(index);
         Ok(LayerProgram {
             qkv: plan(&layer.qkv, x, buffers.qkv.address(), normed(&layer.attention_norm))?,
             heads: self.heads(index, layer),
+            kv: self.kv.format(),
             attention: CudaStep {
                 q_pre: buffers.q_pre.address(),
                 q_rot: buffers.q_rot.address_of(row),
                 k,
                 v,
+                scales,
                 capacity: self.kv.stride(),
                 out: attended,
             },
@@ -231,7 +234,7 @@ impl Planner<'_> {
 
     fn heads(&self, index: usize, layer: &DeviceLayer) -> HeadsArgs {
         let Self { spec, kv, buffers, .. } = self;
-        let (k, v) = kv.addresses(index);
+        let KvAddresses { k, v, scales } = kv.addresses(index);
         let or_null = |buffer: &Option<DeviceBuffer<f32>>| buffer.as_ref().map_or(0, DeviceBuffer::address);
         HeadsArgs {
             qkv: buffers.qkv.address(),
@@ -245,6 +248,7 @@ impl Planner<'_> {
             q_rot: buffers.q_rot.address_of(index * spec.q_width()),
             k,
             v,
+            scales,
             eps: spec.norm_eps,
             begin: 0,
             capacity: kv.stride() as i32,

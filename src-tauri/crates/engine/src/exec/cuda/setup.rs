@@ -1,6 +1,6 @@
 //! Opening a device, planning its memory, loading a model.
 
-use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaElement, CudaError, Gpu, GpuInfo, PlainSum};
+use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaError, Gpu, GpuInfo, PlainSum};
 use mac_attention::{Pace, PaceCost, RingLayout};
 
 use super::kernels::Kernels;
@@ -10,10 +10,10 @@ use super::program::{Program, StepBuffers};
 use super::sampler::DeviceSampler;
 use super::weights::{DeviceWeights, Upload, device_weight_bytes};
 use super::{CudaExecutor, Executor, Graphs};
-use crate::memory::{MemoryPlan, plan_beside};
+use crate::memory::{ContextCost, MemoryPlan, TokenBytes, plan_beside};
 use crate::model::ModelSpec;
 use crate::weights::{Precision, Source, type_name};
-use crate::{Attention, EngineError, LoadOptions};
+use crate::{Attention, DeviceKind, EngineError, KvFormat, LoadOptions};
 use candle_core::quantized::GgmlDType;
 
 /// Left to the driver, to other programs and to what allocations round up to.
@@ -52,7 +52,9 @@ impl CudaSetup {
         weights_bytes: u64,
         wanted_tokens: Option<usize>,
         ring: RingLayout,
+        format: KvFormat,
     ) -> Result<(usize, MemoryPlan), EngineError> {
+        let cost = context_cost(spec, format)?;
         let (free, _) = self.gpu.memory()?;
         let free = free.saturating_sub(RESERVE_BYTES + free / RESERVE_SHARE);
         let ring_row =
@@ -63,9 +65,9 @@ impl CudaSetup {
             ring_bytes: (spec.layers * ring.slots * ring_row) as u64,
             scratch_bytes: Prefill::bytes(&self.gpu, spec, spec.max_context_tokens, false)
                 + step_bytes(spec)
-                + DeviceKv::slack(spec),
+                + cost.scratch_bytes,
         };
-        plan_beside(spec, fixed, wanted_tokens, free)
+        plan_beside(spec, fixed, cost.token_bytes, wanted_tokens, free)
     }
 
     /// Puts a model together whose weights are on the device.
@@ -75,6 +77,7 @@ impl CudaSetup {
         weights: DeviceWeights,
         context_tokens: usize,
         ring: RingLayout,
+        format: KvFormat,
     ) -> Result<CudaExecutor, EngineError> {
         let Self { gpu, kernels } = self;
         if spec.vocab > kernels.largest_vocab() {
@@ -88,16 +91,16 @@ impl CudaSetup {
             });
         }
         let shape = spec.attention_shape()?;
-        let setup = CudaAttentionSetup { shape, element: CudaElement::Bf16, layout: ring, layers: spec.layers };
+        let setup = CudaAttentionSetup { shape, element: format.element(), layout: ring, layers: spec.layers };
         let mut attention = CudaAttention::new(&gpu, setup)?;
         attention.set_overlap(kernels.overlap());
-        let pace = Pace::new(PaceCost::cuda(shape, read_bandwidth(&gpu)?));
-        let kv = DeviceKv::new(&gpu, shape, spec.layers, context_tokens)?;
+        let pace = Pace::new(PaceCost::cuda_with_kv(shape, format.element().token_bytes(shape), read_bandwidth(&gpu)?));
+        let kv = DeviceKv::new(&gpu, shape, spec.layers, context_tokens, format)?;
         let sampler = DeviceSampler::new(&gpu, &spec, context_tokens)?;
         let buffers = StepBuffers::new(&gpu, &spec)?;
         let program = Program::new(&kernels, &spec, &weights, &kv, &buffers, &sampler.state)?;
         let prefill = Prefill::new(&gpu, &spec, &weights, context_tokens, ring)?;
-        let words = words(gpu.info(), &weights.widened);
+        let words = words(gpu.info(), format, &weights.widened);
         let fixed_bytes = weights.bytes()
             + attention.ring_bytes() as u64
             + Prefill::bytes(&gpu, &spec, context_tokens, weights.all_16_bit())
@@ -141,6 +144,24 @@ fn read_bandwidth(gpu: &Gpu) -> Result<f64, CudaError> {
     Ok((elements * size_of::<u16>()) as f64 / (micros * 1e-6))
 }
 
+/// What a context takes on a device, however the cache is held.
+pub(crate) fn context_costs(spec: &ModelSpec) -> Result<Vec<ContextCost>, EngineError> {
+    KvFormat::ALL.into_iter().map(|format| context_cost(spec, format)).collect()
+}
+
+fn context_cost(spec: &ModelSpec, format: KvFormat) -> Result<ContextCost, EngineError> {
+    let (shape, element) = (spec.attention_shape()?, format.element());
+    Ok(ContextCost {
+        device: DeviceKind::Cuda,
+        kv: format,
+        token_bytes: TokenBytes {
+            kv: spec.kv_bytes_per_token(format),
+            scratch: CudaAttention::reading_token_bytes(shape, element) as u64,
+        },
+        scratch_bytes: DeviceKv::slack(spec, format) + CudaAttention::reading_bytes(shape, element, 0) as u64,
+    })
+}
+
 /// Position, log-sum-exp, depth and distance of a ring entry.
 const RING_TAG_BYTES: usize = 16;
 
@@ -166,8 +187,8 @@ impl CudaExecutor {
     }
 }
 
-/// `NVIDIA H200, CUDA, sm_90a kernels`, and which types of weights are held as another.
-fn words(info: &GpuInfo, widened: &[GgmlDType]) -> String {
+/// `NVIDIA H200, CUDA, sm_90a kernels`, a cache of 8 bits, and which types of weights are held as another.
+fn words(info: &GpuInfo, format: KvFormat, widened: &[GgmlDType]) -> String {
     let (major, minor) = info.compute_capability;
     let code = match (major, minor) {
         (8, 0) => "sm_80",
@@ -179,7 +200,9 @@ fn words(info: &GpuInfo, widened: &[GgmlDType]) -> String {
         _ => "compute_80",
     };
     let held = widened.iter().map(|dtype| format!("{} weights as BF16", type_name(*dtype)));
-    [info.name.clone(), "CUDA".into(), format!("{code} kernels")].into_iter().chain(held).collect::<Vec<_>>().join(", ")
+    let cache = format.is_8_bit().then(|| format!("{format} KV cache"));
+    let path = [info.name.clone(), "CUDA".into(), format!("{code} kernels")];
+    path.into_iter().chain(cache).chain(held).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens a device and reads a model to it.
@@ -219,7 +242,8 @@ fn load_on(
     progress: &mut dyn FnMut(f32) -> bool,
 ) -> Result<(CudaExecutor, MemoryPlan), EngineError> {
     let weights_bytes = device_weight_bytes(source, spec)?;
-    let (context_tokens, plan) = setup.plan(spec, weights_bytes, options.context_tokens, options.ring)?;
+    let LoadOptions { ring, kv, .. } = *options;
+    let (context_tokens, plan) = setup.plan(spec, weights_bytes, options.context_tokens, ring, kv)?;
     let total = source.tensor_bytes().max(1) as f32;
     let mut read = 0u64;
     let weights = Upload::new(&setup.gpu, &setup.kernels, source, spec)?.weights(&mut |bytes| {
@@ -227,7 +251,7 @@ fn load_on(
         progress((read as f32 / total).min(1.0))
     })?;
     let plan = MemoryPlan { weights_bytes: weights.bytes(), ..plan };
-    Ok((setup.finish(spec.clone(), weights, context_tokens, options.ring)?, plan))
+    Ok((setup.finish(spec.clone(), weights, context_tokens, ring, kv)?, plan))
 }
 
 impl CudaExecutor {
@@ -237,10 +261,11 @@ impl CudaExecutor {
         spec: &ModelSpec,
         context_tokens: usize,
         ring: RingLayout,
+        format: KvFormat,
     ) -> Result<Self, EngineError> {
         let setup = CudaSetup::open()?;
-        setup.plan(spec, device_weight_bytes(source, spec)?, Some(context_tokens), ring)?;
+        setup.plan(spec, device_weight_bytes(source, spec)?, Some(context_tokens), ring, format)?;
         let weights = Upload::new(&setup.gpu, &setup.kernels, source, spec)?.weights(&mut |_| true)?;
-        setup.finish(spec.clone(), weights, context_tokens, ring)
+        setup.finish(spec.clone(), weights, context_tokens, ring, format)
     }
 }
