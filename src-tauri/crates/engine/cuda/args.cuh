@@ -41,18 +41,33 @@ struct MatvecPart {
 constexpr int kMatvecParts = 3;
 
 // out = W · x, with what belongs before and after it.
+//
+// Values that pass from product to product within a launch carry a tag in their two lowest bits, by which readers know that they are there.
+// A buffer that is ever awaited is only ever written with tags, each other than the one before; fresh from the host it is zero.
 struct MatvecArgs {
     const float* x;     // [cols]
     const float* norm;  // [cols]  RMSNorm weight; nullptr: x as it is
     const float* bias;  // as out; nullptr: none
+    const float* add;   // as out, and may be out; nullptr: nothing is added
     float* out;         // [rows of all parts]; gated: [rows / 2]
     float eps;          // of the norm
     int cols;
     int num_parts;
-    int accumulate;  // 1: added to out instead of replacing it
-    int gated;       // 1: the one part holds gate rows, then as many up rows; out = silu(gate) * up
+    int gated;    // 1: the one part holds gate rows, then as many up rows; out = silu(gate) * up
+    int out_tag;  // 1, 2 or 3: what out is tagged with; 0: out is exact
+    int x_tag;    // what x is awaited with; 0: x was there before the launch
+    int add_tag;  // likewise
     int unused;
     MatvecPart parts[kMatvecParts];
+};
+
+constexpr int kMatvecChain = 4;
+
+// Products one after another in one launch, each of which may read what those before it wrote.
+struct MatvecChain {
+    int count;
+    int unused;
+    MatvecArgs products[kMatvecChain];
 };
 
 // Places for the scales of one row of K or V in a q8 cache: a power of two for its blocks of 32.

@@ -3,32 +3,55 @@
 
 #include "weight_units.cuh"
 
-// x * norm of quads `first`, `first + step`, ... into `v`; zeros beyond the end. The factor 1 / rms is left to the end of the product,
-// which is linear; `sum` gets the squares this thread saw.
-template <int kCount>
-__device__ inline void weighted(const MatvecArgs& args, int first, int step, float4 (&v)[kCount], float& sum) {
+// Tags of values that pass from product to product, see MatvecArgs.
+__device__ inline float tagged(float x, int tag) { return tag == 0 ? x : __uint_as_float((__float_as_uint(x) & ~3u) | tag); }
+__device__ inline bool has_tag(float4 v, unsigned tag) {
+    const unsigned differing = (__float_as_uint(v.x) ^ tag) | (__float_as_uint(v.y) ^ tag) | (__float_as_uint(v.z) ^ tag) | (__float_as_uint(v.w) ^ tag);
+    return (differing & 3) == 0;
+}
+__device__ inline bool has_tag(float v, unsigned tag) { return ((__float_as_uint(v) ^ tag) & 3) == 0; }
+
+// x * norm of quads `quad_of(j)` into `v`; zeros beyond the end. The factor 1 / rms is left to the end of the product, which is linear;
+// `sum` gets the squares this thread saw.
+template <bool kNorm, int kCount, class QuadOf>
+__device__ inline void weighted(const MatvecArgs& args, QuadOf quad_of, float4 (&v)[kCount], float& sum) {
     const int quads = args.cols / 4;
-    const auto load = [&](int j) { return first + j * step < quads ? __ldcg(reinterpret_cast<const float4*>(args.x) + first + j * step) : float4{0, 0, 0, 0}; };
-#pragma unroll
-    for (int j = 0; j < kCount; ++j) v[j] = load(j);
-    if (args.norm == nullptr) return;
+    const float4* x = reinterpret_cast<const float4*>(args.x);
+    float4 norm[kCount];
 #pragma unroll
     for (int j = 0; j < kCount; ++j) {
-        if (first + j * step >= quads) break;
-        const float4 w = __ldg(reinterpret_cast<const float4*>(args.norm) + first + j * step), x = v[j];
-        sum = fmaf(x.x, x.x, fmaf(x.y, x.y, fmaf(x.z, x.z, fmaf(x.w, x.w, sum))));
-        v[j] = {x.x * w.x, x.y * w.y, x.z * w.z, x.w * w.w};
+        v[j] = {0, 0, 0, 0};
+        if (quad_of(j) >= quads) continue;
+        v[j] = load_shared_quad(x + quad_of(j));
+        if (kNorm) norm[j] = __ldg(reinterpret_cast<const float4*>(args.norm) + quad_of(j));
+    }
+    for (bool missing = args.x_tag != 0; missing;) {
+        missing = false;
+#pragma unroll
+        for (int j = 0; j < kCount; ++j)
+            if (quad_of(j) < quads && !has_tag(v[j], args.x_tag)) v[j] = load_shared_quad(x + quad_of(j)), missing = true;
+    }
+    __syncwarp();
+    if constexpr (kNorm) {
+#pragma unroll
+        for (int j = 0; j < kCount; ++j) {
+            if (quad_of(j) >= quads) break;
+            const float4 w = norm[j], u = v[j];
+            sum = fmaf(u.x, u.x, fmaf(u.y, u.y, fmaf(u.z, u.z, fmaf(u.w, u.w, sum))));
+            v[j] = {u.x * w.x, u.y * w.y, u.z * w.z, u.w * w.w};
+        }
     }
 }
 
-template <int kType>
+// `kCount` loads are under way at a time.
+template <int kType, bool kNorm, int kCount>
 __device__ float place_dense(const MatvecArgs& args, float4* to) {
-    constexpr int kCount = 8;  // loads under way
     const int all = rounded_up(args.cols, 256) / 4, step = blockDim.x;
     float sum = 0;
+#pragma unroll 1
     for (int i = threadIdx.x; i < all; i += kCount * step) {
         float4 v[kCount];
-        weighted(args, i, step, v, sum);
+        weighted<kNorm>(args, [&](int j) { return i + j * step; }, v, sum);
 #pragma unroll
         for (int j = 0; j < kCount; ++j)
             if (i + j * step < all) to[Unit<kType>::input_place(i + j * step)] = v[j];
@@ -61,21 +84,22 @@ __device__ inline void quantise(float4 a, float4 b, int eighth, uint2* low, uint
     if (within == 0) groups[group] = {largest * (1.0f / 127), static_cast<short>(sum + other), static_cast<short>(sum)};
 }
 
-__device__ inline float place_quantised(const MatvecArgs& args, unsigned char* to) {
-    constexpr int kCount = 4;  // pairs of loads under way
+// `kCount` pairs of loads are under way at a time.
+template <bool kNorm, int kCount>
+__device__ float place_quantised(const MatvecArgs& args, unsigned char* to) {
     const int all = rounded_up(args.cols, 1024) / 8, step = blockDim.x;
     uint2* low = reinterpret_cast<uint2*>(to);
     uint2* high = reinterpret_cast<uint2*>(to + high_plane(args.cols));
     QuantisedGroup* groups = reinterpret_cast<QuantisedGroup*>(to + group_plane(args.cols));
     float sum = 0;
+#pragma unroll 1
     for (int i = threadIdx.x; i < all; i += kCount * step) {
-        float4 a[kCount], b[kCount];
-        weighted(args, 2 * i, 2 * step, a, sum);
-        weighted(args, 2 * i + 1, 2 * step, b, sum);
+        float4 v[2 * kCount];
+        weighted<kNorm>(args, [&](int j) { return 2 * (i + j / 2 * step) + j % 2; }, v, sum);
         // `all` and the step are multiples of 32: whole warps go on or stop.
 #pragma unroll
         for (int j = 0; j < kCount; ++j)
-            if (i + j * step < all) quantise(a[j], b[j], i + j * step, low, high, groups);
+            if (i + j * step < all) quantise(v[2 * j], v[2 * j + 1], i + j * step, low, high, groups);
     }
     return sum;
 }

@@ -31,10 +31,6 @@ __device__ inline void copy_async_16(uint32_t shared, const void* global, bool v
                  "l"(policy)
                  : "memory");
 }
-// Without the hint, for which ptxas 13.0 makes an instruction with impossible operands.
-__device__ inline void copy_async_8(uint32_t shared, const void* global) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 8;" ::"r"(shared), "l"(global) : "memory");
-}
 __device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 // Waits until at most `kPending` of this thread's newest groups are under way.
 template <int kPending>
@@ -43,6 +39,19 @@ __device__ inline void wait_copies() {
 }
 
 __device__ inline void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
+
+// Values that other blocks of this launch may be writing, or reading, right now.
+__device__ inline float4 load_shared_quad(const float4* from) {
+    float4 v;
+    asm volatile("ld.relaxed.gpu.global.v4.f32 {%0, %1, %2, %3}, [%4];" : "=f"(v.x), "=f"(v.y), "=f"(v.z), "=f"(v.w) : "l"(from) : "memory");
+    return v;
+}
+__device__ inline float load_shared(const float* from) {
+    float v;
+    asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(from) : "memory");
+    return v;
+}
+__device__ inline void store_shared(float* to, float v) { asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" ::"l"(to), "f"(v) : "memory"); }
 
 constexpr unsigned kFullWarp = 0xffffffffu;
 

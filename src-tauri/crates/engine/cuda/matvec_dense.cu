@@ -2,6 +2,6 @@
 
 #include "matvec.cuh"
 
-MATVEC(f32, matvec<kF32>)
-MATVEC(f16, matvec<kF16>)
-MATVEC(bf16, matvec<kBf16>)
+MATVEC(f32, kF32)
+MATVEC(f16, kF16)
+MATVEC(bf16, kBf16)

@@ -32,23 +32,6 @@ __device__ void silu_rows(const T* gate_up, Out* out, int width, int rows) {
     }
 }
 
-template <class T>
-__device__ void add_rows(float* x, const T* y, const float* bias, int cols, int rows) {
-    allow_next();
-    wait_for_previous();
-    const int quads = cols / 4;
-    for (long long i = first_item(); i < static_cast<long long>(rows) * quads; i += item_stride()) {
-        float4 sum = load4(x, i);
-        const float4 v = load4(y, i);
-        sum = {sum.x + v.x, sum.y + v.y, sum.z + v.z, sum.w + v.w};
-        if (bias != nullptr) {
-            const float4 b = load4(bias, i % quads);
-            sum = {sum.x + b.x, sum.y + b.y, sum.z + b.z, sum.w + b.w};
-        }
-        store4(x, i, sum);
-    }
-}
-
 }  // namespace
 
 // One block of 256 per row; cols a multiple of 4.
@@ -88,22 +71,10 @@ extern "C" __global__ void __launch_bounds__(256) rms_norm_rows(const float* x, 
 SILU_ROWS(f32, float)
 SILU_ROWS(bf16, __nv_bfloat16)
 
-extern "C" __global__ void add_rows_f32(float* x, const float* y, const float* bias, int cols, int rows) { add_rows(x, y, bias, cols, rows); }
-extern "C" __global__ void add_rows_bf16(float* x, const __nv_bfloat16* y, const float* bias, int cols, int rows) {
-    add_rows(x, y, bias, cols, rows);
-}
-
 // In place; count a multiple of 2. What a prompt's attention over an 8-bit cache writes, for products that take bf16.
 extern "C" __global__ void f16_to_bf16(__half2* x, long long count) {
     allow_next();
     wait_for_previous();
     for (long long i = first_item(); i < count / 2; i += item_stride())
         reinterpret_cast<__nv_bfloat162*>(x)[i] = __float22bfloat162_rn(__half22float2(x[i]));
-}
-
-// count a multiple of 4.
-extern "C" __global__ void to_bf16(const float* x, __nv_bfloat16* out, long long count) {
-    allow_next();
-    wait_for_previous();
-    for (long long i = first_item(); i < count / 4; i += item_stride()) store4(out, i, load4(x, i));
 }

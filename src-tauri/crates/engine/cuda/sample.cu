@@ -201,9 +201,3 @@ extern "C" __global__ void __launch_bounds__(kSampleThreads, 2) sample(const __g
     weigh(logits, best.logit, settings, items);
     draw(shared, scratch, args, settings, before, items);
 }
-
-// The next step with a token that the host chose.
-extern "C" __global__ void advance(DecodeState* state, unsigned token) {
-    wait_for_previous();
-    if (threadIdx.x == 0 && blockIdx.x == 0) *state = {state->position + 1, state->step + 1, token, state->draws};
-}

@@ -29,8 +29,8 @@ struct BlockKept {
 };
 
 struct SampleScratch {
-    Sum arrivals;  // counts up for ever
-    Sum unused;
+    unsigned arrivals;
+    unsigned unused[3];
     BlockBest best[kSampleBlocks];
     BlockKept kept[kSampleBlocks];
     Histogram histograms[kHistograms];  // zero between launches
@@ -62,16 +62,17 @@ struct CutShared {
     unsigned block_ties;
 };
 
-// All blocks of the grid; they are resident together.
+// All blocks of the grid; they are resident together. The last to arrive flips the highest bit, as block 0 adds what the others lack.
 __device__ inline void grid_barrier(SampleScratch& scratch) {
+    constexpr unsigned kFlip = 0x80000000u;
     __syncthreads();
     if (threadIdx.x == 0) {
         __threadfence();
-        const Sum target = (atomicAdd(&scratch.arrivals, 1) / gridDim.x + 1) * gridDim.x;
-        Sum seen;
+        const unsigned before = atomicAdd(&scratch.arrivals, blockIdx.x == 0 ? kFlip - (gridDim.x - 1) : 1);
+        unsigned seen;
         do {
-            asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(seen) : "l"(&scratch.arrivals) : "memory");
-        } while (seen < target);
+            asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(seen) : "l"(&scratch.arrivals) : "memory");
+        } while (((seen ^ before) & kFlip) == 0);
     }
     __syncthreads();
 }

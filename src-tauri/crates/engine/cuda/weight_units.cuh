@@ -27,11 +27,14 @@ __host__ __device__ constexpr int high_plane(int cols) { return rounded_up(cols,
 __host__ __device__ constexpr int group_plane(int cols) { return rounded_up(cols, 1024) + 128; }
 __host__ __device__ constexpr int quantised_input_bytes(int cols) { return group_plane(cols) + rounded_up(cols, 1024) / 4; }
 
-// Where a lane copies scales from: plane, offset in the row for the first unit and step from unit to unit; and place behind the quants
-// in the slot, with how many bytes. slot -1: it copies none.
-struct Side {
-    int plane, offset, step, slot, bytes;
+// A plane of a unit of one row: bytes from unit to unit, where it lies in the slot, and bytes there (0: there is none).
+struct UnitPlane {
+    int plane, step, slot, bytes;
 };
+// The quants come first.
+__device__ inline UnitPlane plane_among(int index, UnitPlane one = {}, UnitPlane two = {}, UnitPlane three = {}) {
+    return index == 0 ? UnitPlane{0, kUnitBytes, 0, kUnitBytes} : index == 1 ? one : index == 2 ? two : three;
+}
 
 __device__ inline float scale_of(unsigned short bits) { return __half2float(__ushort_as_half(bits)); }
 __device__ inline int dot4(unsigned a, unsigned b, int sum) { return __dp4a(static_cast<int>(a), static_cast<int>(b), sum); }
@@ -52,8 +55,21 @@ __device__ T shared_at(const unsigned char* slot, int offset) {
     return *reinterpret_cast<const T*>(slot + offset);
 }
 
-// 16 four-bit quants in the low and 16 in the high halves of 16 bytes, with further bits from `low_bits(i)`, `high_bits(i)`, against
-// one group of the input.
+// 16 quants in the low and 16 in the high halves of 16 bytes, against one group of the input.
+__device__ inline int dot_group_4(uint4 q, const QuantisedPiece& x) {
+    const unsigned words[4] = {q.x, q.y, q.z, q.w};
+    const unsigned lows[4] = {x.low.x, x.low.y, x.low.z, x.low.w}, highs[4] = {x.high.x, x.high.y, x.high.z, x.high.w};
+    int low = 0, high = 0;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+        low = dot4(words[i] & 0x0f0f0f0f, lows[i], low);
+        // As bytes without sign, 16 times too large.
+        asm("dp4a.u32.s32 %0, %1, %2, %0;" : "+r"(high) : "r"(words[i] & 0xf0f0f0f0), "r"(highs[i]));
+    }
+    return low + (high >> 4);
+}
+
+// The same with further bits from `low_bits(i)`, `high_bits(i)`, and a sum of its own for each half.
 template <class LowBits, class HighBits>
 __device__ void dot_group(uint4 q, const QuantisedPiece& x, LowBits low_bits, HighBits high_bits, int& sum_low, int& sum_high) {
     const unsigned words[4] = {q.x, q.y, q.z, q.w};
@@ -65,17 +81,17 @@ __device__ void dot_group(uint4 q, const QuantisedPiece& x, LowBits low_bits, Hi
         sum_high = dot4((words[i] >> 4 & 0x0f0f0f0f) | high_bits(i), highs[i], sum_high);
     }
 }
-__device__ inline unsigned no_bits(int) { return 0; }
 
 template <int kType>
 struct Unit;
 
 template <>
 struct Unit<kF32> {
-    static constexpr int kElements = 128, kSideBytes = 0, kDepth = 8;
-    static constexpr bool kQuantisedInput = false, kEightBytes = false;
+    static constexpr int kElements = 128, kSideBytes = 0, kDepth = 9;
+    static constexpr int kPlanes = 1;
+    static __device__ UnitPlane plane(int index) { return plane_among(index); }
+    static constexpr bool kQuantisedInput = false;
     using Piece = float4;
-    static __device__ Side side(int) { return {0, 0, 0, -1, 0}; }
     static __device__ Piece piece(const Input& x, int unit, int lane) { return x.dense[unit * 32 + lane]; }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
         const float4 w = shared_at<float4>(slot, lane * 16);
@@ -86,12 +102,13 @@ struct Unit<kF32> {
 
 // bf16 and f16: 8 elements of a lane meet two quads of the input, which lie 32 quads apart.
 struct Unit16 {
-    static constexpr int kElements = 256, kSideBytes = 0, kDepth = 8;
-    static constexpr bool kQuantisedInput = false, kEightBytes = false;
+    static constexpr int kElements = 256, kSideBytes = 0, kDepth = 9;
+    static constexpr int kPlanes = 1;
+    static __device__ UnitPlane plane(int index) { return plane_among(index); }
+    static constexpr bool kQuantisedInput = false;
     struct Piece {
         float4 a, b;
     };
-    static __device__ Side side(int) { return {0, 0, 0, -1, 0}; }
     static __device__ Piece piece(const Input& x, int unit, int lane) { return {x.dense[unit * 64 + lane], x.dense[unit * 64 + 32 + lane]}; }
     static __device__ int input_place(int quad) { return (quad & ~63) | (quad & 1) << 5 | (quad & 63) >> 1; }
 };
@@ -122,13 +139,14 @@ struct Unit<kF16> : Unit16 {
 
 template <>
 struct Unit<kQ8_0> {
-    static constexpr int kElements = 512, kSideBytes = 32, kDepth = 7;
-    static constexpr bool kQuantisedInput = true, kEightBytes = false;
+    static constexpr int kElements = 512, kSideBytes = 32, kDepth = 8;
+    static constexpr int kPlanes = 2;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 32, kUnitBytes, 32}); }
+    static constexpr bool kQuantisedInput = true;
     struct Piece {
         uint4 quants;
         float scale;
     };
-    static __device__ Side side(int lane) { return {1, 16 * lane, 32, lane < 2 ? 16 * lane : -1, 16}; }
     static __device__ Piece piece(const Input& x, int unit, int lane) {
         const int group = unit * 16 + lane / 2;
         return {(lane % 2 ? x.high : x.low)[group], x.groups[group].scale};
@@ -150,26 +168,24 @@ struct Unit4 {
 
 template <>
 struct Unit<kQ4_0> : Unit4 {
-    static constexpr int kSideBytes = 64, kDepth = 7;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) { return {1, 16 * lane, 64, lane < 4 ? 16 * lane : -1, 16}; }
+    static constexpr int kSideBytes = 64, kDepth = 8;
+    static constexpr int kPlanes = 2;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 64, kUnitBytes, 64}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
-        int low, high;
-        dot_group(shared_at<uint4>(slot, lane * 16), x, no_bits, no_bits, low, high);
-        return scale_of(shared_at<unsigned short>(slot, kUnitBytes + lane * 2)) * x.scale * (low + high - 8 * x.sum);
+        const int sum = dot_group_4(shared_at<uint4>(slot, lane * 16), x);
+        return scale_of(shared_at<unsigned short>(slot, kUnitBytes + lane * 2)) * x.scale * (sum - 8 * x.sum);
     }
 };
 
 template <>
 struct Unit<kQ4_1> : Unit4 {
     static constexpr int kSideBytes = 128, kDepth = 6;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) { return {1, 16 * lane, 128, lane < 8 ? 16 * lane : -1, 16}; }
+    static constexpr int kPlanes = 2;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 128, kUnitBytes, 128}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
-        int low, high;
-        dot_group(shared_at<uint4>(slot, lane * 16), x, no_bits, no_bits, low, high);
+        const int sum = dot_group_4(shared_at<uint4>(slot, lane * 16), x);
         const float2 d = __half22float2(shared_at<__half2>(slot, kUnitBytes + lane * 4));
-        return x.scale * fmaf(d.x, low + high, d.y * x.sum);
+        return x.scale * fmaf(d.x, sum, d.y * x.sum);
     }
 };
 
@@ -183,10 +199,8 @@ __device__ inline void dot_group_5(const unsigned char* slot, int bits_at, const
 template <>
 struct Unit<kQ5_0> : Unit4 {
     static constexpr int kSideBytes = 64 + 128, kDepth = 6;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) {
-        return lane < 8 ? Side{2, 16 * lane, 128, 64 + 16 * lane, 16} : Side{1, 16 * (lane - 8), 64, lane < 12 ? 16 * (lane - 8) : -1, 16};
-    }
+    static constexpr int kPlanes = 3;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 64, kUnitBytes, 64}, {2, 128, kUnitBytes + 64, 128}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
         int low, high;
         dot_group_5(slot, 64, x, lane, low, high);
@@ -197,10 +211,8 @@ struct Unit<kQ5_0> : Unit4 {
 template <>
 struct Unit<kQ5_1> : Unit4 {
     static constexpr int kSideBytes = 128 + 128, kDepth = 5;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) {
-        return lane < 8 ? Side{2, 16 * lane, 128, 128 + 16 * lane, 16} : Side{1, 16 * (lane - 8), 128, lane < 16 ? 16 * (lane - 8) : -1, 16};
-    }
+    static constexpr int kPlanes = 3;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 128, kUnitBytes, 128}, {2, 128, kUnitBytes + 128, 128}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
         int low, high;
         dot_group_5(slot, 128, x, lane, low, high);
@@ -215,28 +227,25 @@ __device__ inline float k_scaled(uint4 head, int lane, int sum, const QuantisedP
     const float2 d = __half22float2(*reinterpret_cast<const __half2*>(&head.x));
     const unsigned high = head.w >> shift;
     const int scale = (head.y >> shift & 15) | (high << 4 & 0x30), minimum = (head.z >> shift & 15) | (high << 2 & 0x30);
-    return x.scale * (d.x * (scale * sum) - d.y * (minimum * x.sum));
+    return x.scale * fmaf(d.x, scale * sum, -(d.y * (minimum * x.sum)));
 }
 
 template <>
 struct Unit<kQ4_K> : Unit4 {
-    static constexpr int kSideBytes = 64, kDepth = 7;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) { return {1, 16 * lane, 64, lane < 4 ? 16 * lane : -1, 16}; }
+    static constexpr int kSideBytes = 64, kDepth = 8;
+    static constexpr int kPlanes = 2;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 64, kUnitBytes, 64}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
-        int low, high;
-        dot_group(shared_at<uint4>(slot, lane * 16), x, no_bits, no_bits, low, high);
-        return k_scaled(shared_at<uint4>(slot, kUnitBytes + lane / 8 * 16), lane, low + high, x);
+        const int sum = dot_group_4(shared_at<uint4>(slot, lane * 16), x);
+        return k_scaled(shared_at<uint4>(slot, kUnitBytes + lane / 8 * 16), lane, sum, x);
     }
 };
 
 template <>
 struct Unit<kQ5_K> : Unit4 {
     static constexpr int kSideBytes = 64 + 128, kDepth = 6;
-    static constexpr bool kEightBytes = false;
-    static __device__ Side side(int lane) {
-        return lane < 8 ? Side{2, 16 * lane, 128, 64 + 16 * lane, 16} : Side{1, 16 * (lane - 8), 64, lane < 12 ? 16 * (lane - 8) : -1, 16};
-    }
+    static constexpr int kPlanes = 3;
+    static __device__ UnitPlane plane(int index) { return plane_among(index, {1, 64, kUnitBytes, 64}, {2, 128, kUnitBytes + 64, 128}); }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
         int low, high;
         dot_group_5(slot, 64, x, lane, low, high);
@@ -246,12 +255,17 @@ struct Unit<kQ5_K> : Unit4 {
 
 template <>
 struct Unit<kQ6_K> : Unit4 {
-    // Behind the quants: 256 bytes of high bits, 64 of scales, 8 of d.
+    // Behind the quants: 256 bytes of high bits, 64 of scales, and d of this unit and a neighbour, 8 bytes each.
     static constexpr int kSideBytes = 256 + 64 + 16, kDepth = 5;
-    static constexpr bool kEightBytes = true;
-    static __device__ Side side(int lane) {
-        if (lane == 31) return {3, 0, 8, 320, 8};
-        return lane < 16 ? Side{1, 16 * lane, 256, 16 * lane, 16} : Side{2, 16 * (lane - 16), 64, lane < 20 ? 256 + 16 * (lane - 16) : -1, 16};
+    static constexpr int kPlanes = 4;
+    static __device__ UnitPlane plane(int index) {
+        return plane_among(index, {1, 256, kUnitBytes, 256}, {2, 64, kUnitBytes + 256, 64}, {3, 8, kUnitBytes + 320, 16});
+    }
+    struct Piece : QuantisedPiece {
+        int d_at;
+    };
+    static __device__ Piece piece(const Input& x, int unit, int lane) {
+        return {quantised_piece(x, unit * 32 + lane), kUnitBytes + 320 + unit % 2 * 8 + lane / 8 * 2};
     }
     static __device__ float dot(const unsigned char* slot, const Piece& x, int lane) {
         const uint2 bits = shared_at<uint2>(slot, kUnitBytes + lane * 8);
@@ -260,7 +274,7 @@ struct Unit<kQ6_K> : Unit4 {
         dot_group(
             shared_at<uint4>(slot, lane * 16), x, [&](int i) { return two(bits.x, i); }, [&](int i) { return two(bits.y, i); }, low, high);
         const char2 scales = shared_at<char2>(slot, kUnitBytes + 256 + lane * 2);
-        const float d = scale_of(shared_at<unsigned short>(slot, kUnitBytes + 320 + lane / 8 * 2));
+        const float d = scale_of(shared_at<unsigned short>(slot, x.d_at));
         return d * x.scale * (scales.x * (low - 32 * x.sum_low) + scales.y * (high - 32 * (x.sum - x.sum_low)));
     }
 };
@@ -274,8 +288,4 @@ constexpr int kStageRows = 2;
 template <int kType>
 __host__ __device__ constexpr int stage_bytes() {
     return kStageRows * slot_bytes<kType>();
-}
-template <int kType>
-__host__ __device__ constexpr int ring_bytes() {
-    return stage_bytes<kType>() * Unit<kType>::kDepth;
 }

@@ -3,8 +3,8 @@
 # bench need a GPU of compute capability 9.0.
 #
 #   step.sh build [nvcc flags...]
-#   step.sh check [quick]      against f64; fails if anything is off
-#   step.sh bench [brief]      after a quick check
+#   step.sh check [quick | chains]   against f64; fails if anything is off
+#   step.sh bench [brief | steps]    after a quick check
 #
 # OUT   where results go; default target/cuda-step under the repository root
 set -euo pipefail

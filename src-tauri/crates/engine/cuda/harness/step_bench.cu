@@ -105,7 +105,7 @@ class Bench {
     }
     MatvecArgs args(int cols, bool norm, bool accumulate, bool gated) {
         MatvecArgs a{};
-        a.x = x_.data, a.norm = norm ? ones_.data : nullptr, a.out = y_.data, a.eps = 1e-5f, a.cols = cols, a.accumulate = accumulate, a.gated = gated;
+        a.x = x_.data, a.norm = norm ? ones_.data : nullptr, a.out = y_.data, a.add = accumulate ? y_.data : nullptr, a.eps = 1e-5f, a.cols = cols, a.gated = gated;
         return a;
     }
     void one(int type, int rows, int cols, bool norm, bool accumulate, bool gated) {
@@ -129,85 +129,104 @@ class Bench {
                     100 * rate / plain_);
         std::fflush(stdout);
     }
-    // Embedding to token, without attention: its place is taken by nothing, so the output projection reads the queries.
-    void step(const Spec& s, int type) {
+    // Embedding to token, without attention: its place is taken by nothing, so the output projection reads the queries. The down projection
+    // may be of another type than the rest, as in Q4_K_M files.
+    void step(const Spec& s, int type, int down) {
         const int qkv = (s.q + 2 * s.kv) * s.dim, half = s.dim / 2, capacity = 1024;
-        const size_t sizes[] = {packed_bytes(type, qkv, s.d), packed_bytes(type, s.d, s.q * s.dim), packed_bytes(type, 2 * s.ff, s.d), packed_bytes(type, s.d, s.ff)};
-        const size_t layer = sizes[0] + sizes[1] + sizes[2] + sizes[3], head = packed_bytes(type, s.vocab, s.d);
+        const struct {
+            int type, rows, cols;
+            bool norm, accumulate, gated;
+        } products[4] = {{type, qkv, s.d, true, false, false}, {type, s.d, s.q * s.dim, false, true, false}, {type, 2 * s.ff, s.d, true, false, true}, {down, s.d, s.ff, false, true, false}};
+        size_t offsets[5] = {};
+        for (int i = 0; i < 4; ++i) offsets[i + 1] = offsets[i] + packed_bytes(products[i].type, products[i].rows, products[i].cols);
+        const size_t layer = offsets[4], head = packed_bytes(type, s.vocab, s.d);
         const int layers = static_cast<int>(std::min<size_t>(s.layers, (kPool - head) / layer));
-        for (int i = 0; i < layers; ++i) {
-            unsigned char* at = pool_.data + i * layer;
-            fill_matrix(type, at, qkv, s.d, i), fill_matrix(type, at += sizes[0], s.d, s.q * s.dim, i), fill_matrix(type, at += sizes[1], 2 * s.ff, s.d, i);
-            fill_matrix(type, at += sizes[2], s.d, s.ff, i);
-        }
+        for (int i = 0; i < layers; ++i)
+            for (int j = 0; j < 4; ++j) fill_matrix(products[j].type, pool_.data + i * layer + offsets[j], products[j].rows, products[j].cols, i);
         unsigned char* table = pool_.data + layers * layer;
         fill_matrix(type, table, s.vocab, s.d, 77);
-        Buffer<float> residual(s.d), row(qkv), hidden(s.ff), logits(s.vocab), attended(s.q * s.dim), cosine(half), sine(half);
+        // The residual stream as embedded, behind the output projection, and behind down.
+        Buffer<float> embedded(s.d), middle(s.d), residual(s.d), row(qkv), hidden(s.ff), logits(s.vocab), cosine(half), sine(half);
         Buffer<double> freq(std::vector<double>(half, 0.01));
         Buffer<uint16_t> q_pre(s.q * s.dim), q_rot(s.q * s.dim), k(static_cast<size_t>(s.kv) * capacity * s.dim), v(k.count);
         Buffer<DecodeState> state(std::vector<DecodeState>{{3, 3, 5, 0}});
         Buffer<SampleSettings> settings(std::vector<SampleSettings>{{0, 1, 0, 1, 0, 64, 0}});
         Buffer<unsigned> history(capacity);
         Buffer<unsigned char> scratch(128 << 10);
-        scratch.zero(), history.zero();
-        launch_with(reinterpret_cast<const void*>(fill_f32), dim3(32), 256, false, stream_, attended.data, static_cast<long long>(s.q * s.dim), 5ull, 1.0f);
+        scratch.zero(), history.zero(), middle.zero(), residual.zero(), hidden.zero();
         TokenRecord* records;
         CHECK(cudaMallocHost(&records, 16 * sizeof(TokenRecord)));
-        const auto product = [&](const unsigned char* weights, int rows, int cols, const float* x, float* out, bool norm, bool accumulate, bool gated, bool overlap) {
-            MatvecArgs a = args(cols, norm, accumulate, gated);
-            a.x = x, a.out = out, a.num_parts = 1;
-            a.parts[0] = {weights, type, rows, 0, 0, 0, 0};
-            launch_matvec(type, a, share_blocks(a, sms_), 512, overlap, stream_);
+        const auto stream_of = [&](int layer_index) { return layer_index == 0 ? embedded.data : residual.data; };
+        // Each buffer's tags differ from one layer to the next, also from the last to the first.
+        const auto tag_of = [&](int layer_index) { return layer_index == layers - 1 && layers % 2 == 1 ? 3 : 1 + layer_index % 2; };
+        // Product `index` of a layer; 0 of the layer behind the last is the head.
+        const auto product = [&](int layer_index, int index, bool chained) {
+            const auto& p = products[index];
+            const bool is_head = layer_index == layers;
+            MatvecArgs a = args(p.cols, p.norm, false, p.gated);
+            float* x = stream_of(layer_index);
+            const int tag = tag_of(index == 0 ? layer_index - 1 : layer_index);
+            a.x = index == 0 ? x : index == 1 ? row.data : index == 2 ? middle.data : hidden.data;
+            a.add = index == 1 ? x : index == 3 ? middle.data : nullptr;
+            a.out = is_head ? logits.data : index == 0 ? row.data : index == 1 ? middle.data : index == 2 ? hidden.data : residual.data;
+            a.out_tag = index == 0 ? 0 : tag, a.x_tag = !chained || index == 1 ? 0 : tag, a.add_tag = chained && index == 3 ? tag : 0, a.num_parts = 1;
+            a.parts[0] = {is_head ? table : pool_.data + layer_index * layer + offsets[index], is_head ? type : p.type, is_head ? s.vocab : p.rows, 0, 0, 0, 0};
+            share_blocks(a, sms_);
+            return a;
         };
-        const auto record = [&](bool overlap) {
-            launch_with(pick(type, "embed"), dim3((s.d + 2047) / 2048, 1), 256, false, stream_, static_cast<const void*>(table), s.vocab, s.d, static_cast<const unsigned*>(&state.data->token), residual.data, 1);
+        const int chain_type = type == down ? type : kMixed;
+        const auto record = [&](bool overlap, bool chained) {
+            launch_with(pick(type, "embed"), dim3((s.d + 2047) / 2048, 1), 256, false, stream_, static_cast<const void*>(table), s.vocab, s.d, static_cast<const unsigned*>(&state.data->token), embedded.data, 1);
             launch_with(reinterpret_cast<const void*>(rope_angles), dim3(1), 128, overlap, stream_, static_cast<const double*>(freq.data), 1.0, half, static_cast<const int*>(nullptr), 3, cosine.data, sine.data, 1);
+            launch_matvec(type, product(0, 0, false), sms_, 512, overlap, stream_);
             for (int i = 0; i < layers; ++i) {
-                const unsigned char* at = pool_.data + i * layer;
-                product(at, qkv, s.d, residual.data, row.data, true, false, false, overlap);
                 const HeadsArgs heads{row.data, nullptr, nullptr, nullptr, cosine.data, sine.data, nullptr, q_pre.data, q_rot.data, k.data, v.data, nullptr, 1e-6f, 3, capacity, s.q, s.kv, s.dim, 1, 0};
                 launch_with(reinterpret_cast<const void*>(split_heads_f32), dim3((s.q + 2 * s.kv + 3) / 4, 1), 128, overlap, stream_, heads);
-                product(at += sizes[0], s.d, s.q * s.dim, row.data, residual.data, false, true, false, overlap);
-                product(at += sizes[1], 2 * s.ff, s.d, residual.data, hidden.data, true, false, true, overlap);
-                product(at += sizes[2], s.d, s.ff, hidden.data, residual.data, false, true, false, overlap);
+                const MatvecChain chain{4, 0, {product(i, 1, chained), product(i, 2, chained), product(i, 3, chained), product(i + 1, 0, chained)}};
+                if (chained) {
+                    launch_chain(chain_type, chain, sms_, 512, overlap, stream_);
+                } else {
+                    for (const MatvecArgs& a : chain.products) launch_matvec(a.parts[0].type, a, sms_, 512, overlap, stream_);
+                }
             }
-            product(table, s.vocab, s.d, residual.data, logits.data, true, false, false, overlap);
             const SampleArgs sampling{logits.data, settings.data, state.data, history.data, records, scratch.data, s.vocab, capacity, 16, 0};
             launch_with(reinterpret_cast<const void*>(sample), dim3((s.vocab + 4095) / 4096), 512, overlap, stream_, sampling);
         };
         const double bytes = static_cast<double>(layer) * layers + head;
-        double us[2];
-        std::vector<float> outputs[6];
-        // Twice each: launches one by one, a graph, a graph with overlap. All must give the very same logits.
+        // One by one without overlap; then graphs: one by one, chains, chains without overlap. All must give the very same logits, twice.
+        const struct {
+            bool overlap, chained;
+        } ways[3] = {{true, true}, {true, false}, {false, true}};
+        double us[3];
+        std::vector<std::vector<float>> outputs;
         const auto reset = [&] {
             state.upload({{3, 3, 5, 0}});
             CHECK(cudaDeviceSynchronize());
         };
-        for (int i = 0; i < 2; ++i) {
-            reset();
-            record(false);
-            outputs[i] = logits.download();
-        }
-        for (int overlap = 0; overlap < 2; ++overlap) {
-            Graph graph(stream_, [&] { record(overlap != 0); });
+        reset();
+        record(false, false);
+        outputs.push_back(logits.download());
+        for (int way = 0; way < 3; ++way) {
+            Graph graph(stream_, [&] { record(ways[way].overlap, ways[way].chained); });
             for (int i = 0; i < 2; ++i) {
                 reset();
                 CHECK(cudaGraphLaunch(graph.exec, stream_));
-                outputs[2 + 2 * overlap + i] = logits.download();
+                outputs.push_back(logits.download());
             }
-            us[overlap] = graph.time(stream_, 15);
+            us[way] = graph.time(stream_, 15);
         }
         bool same = true;
-        for (int i = 1; i < 6; ++i) same = same && std::memcmp(outputs[0].data(), outputs[i].data(), 4 * s.vocab) == 0;
-        if (!same)
-            for (int i = 1; i < 6; ++i) {
-                size_t count = 0;
-                double worst = 0;
-                for (int j = 0; j < s.vocab; ++j) count += outputs[0][j] != outputs[i][j], worst = std::max<double>(worst, std::fabs(outputs[0][j] - outputs[i][j]));
-                std::printf("    run %d against run 0: %zu logits differ, by at most %g of %g\n", i, count, worst, outputs[0][0]);
-            }
-        std::printf("  step %s %s, %d of %d layers: %.1f us (no pdl %.1f), %.2f GB, %.0f GB/s, %.1f %%; logits %s, %s\n", s.name, type_name(type), layers, s.layers, us[1], us[0], bytes / 1e9,
-                    bytes / us[1] / 1e3, 100 * bytes / us[1] / 1e3 / plain_, same ? "equal" : "DIFFER", std::isfinite(outputs[0][0]) ? "finite" : "NOT FINITE");
+        for (size_t i = 1; i < outputs.size(); ++i) {
+            if (std::memcmp(outputs[0].data(), outputs[i].data(), 4 * s.vocab) == 0) continue;
+            same = false;
+            size_t count = 0;
+            double worst = 0;
+            for (int j = 0; j < s.vocab; ++j) count += outputs[0][j] != outputs[i][j], worst = std::max<double>(worst, std::fabs(outputs[0][j] - outputs[i][j]));
+            std::printf("    run %zu against run 0: %zu logits differ, by at most %g of %g\n", i, count, worst, outputs[0][0]);
+        }
+        std::printf("  step %s %s%s%s, %d of %d layers: %.1f us (one by one %.1f, no pdl %.1f), %.2f GB, %.0f GB/s, %.1f %%; logits %s, %s\n", s.name, type_name(type), type == down ? "" : ", down ",
+                    type == down ? "" : type_name(down), layers, s.layers, us[0], us[1], us[2], bytes / 1e9, bytes / us[0] / 1e3, 100 * bytes / us[0] / 1e3 / plain_, same ? "equal" : "DIFFER",
+                    std::isfinite(outputs[0][0]) ? "finite" : "NOT FINITE");
         std::fflush(stdout);
         cudaFreeHost(records);
     }
@@ -283,11 +302,17 @@ class Bench {
 
 }  // namespace
 
-void bench(bool brief) {
+void bench(const std::string& what) {
     Bench b;
+    if (what == "steps") {
+        for (const Spec& s : {kLlama8, kQwen4, kLlama1})
+            for (int type : {kBf16, kQ8_0, kQ4_K}) b.step(s, type, type);
+        b.step(kLlama8, kQ4_K, kQ6_K);
+        return;
+    }
     for (int type : {kBf16, kQ4_K}) {
         b.model(kLlama8, type);
-        b.step(kLlama8, type);
+        b.step(kLlama8, type, type);
     }
     b.one(kQ6_K, 128256, 4096, true, false, false), b.one(kQ6_K, 4096, 14336, false, true, false), b.one(kQ8_0, 28672, 4096, true, false, true);
     b.one(kQ5_K, 28672, 4096, true, false, true), b.one(kQ4_0, 28672, 4096, true, false, true), b.one(kF16, 28672, 4096, true, false, true);
@@ -295,7 +320,7 @@ void bench(bool brief) {
     b.mixed(5120, 1024, 4096);
     b.overheads();
     b.sampler(128256);
-    if (brief) return;
+    if (what == "brief") return;
     for (const Spec& s : {kQwen4, kLlama1})
-        for (int type : {kBf16, kQ8_0, kQ4_K}) b.model(s, type), b.step(s, type);
+        for (int type : {kBf16, kQ8_0, kQ4_K}) b.model(s, type), b.step(s, type, type);
 }

@@ -91,8 +91,9 @@ struct Matrix {
 };
 
 void check_products(Tally& tally, bool quick);
+void check_chains(Tally& tally, bool quick);
 void check_layouts(Tally& tally, bool quick);
 void check_rows(Tally& tally);
 void check_heads(Tally& tally);
 void check_sample(Tally& tally, bool quick);
-void bench(bool brief);
+void bench(const std::string& what);

@@ -96,7 +96,7 @@ void run(Tally& tally, const Case& c, unsigned seed) {
     if (c.accumulate) out.upload(before);
     args.num_parts = static_cast<int>(parts.size());
     args.x = dx.data, args.norm = c.norm ? dnorm.data : nullptr, args.bias = c.bias ? dbias.data : nullptr, args.out = out.data;
-    args.eps = 1e-5f, args.cols = c.cols, args.accumulate = c.accumulate, args.gated = c.gated;
+    args.add = c.accumulate ? out.data : nullptr, args.eps = 1e-5f, args.cols = c.cols, args.gated = c.gated;
     const int grid = share_blocks(args, c.grid);
     const bool same = std::all_of(c.types.begin(), c.types.end(), [&](int t) { return t == c.types[0]; });
     launch_matvec(same ? c.types[0] : kMixed, args, grid, c.threads, true, nullptr);
@@ -119,7 +119,8 @@ void run(Tally& tally, const Case& c, unsigned seed) {
     const bool blocks = matvec_kernel(c.types[0]).quantised;
     const double error = relative_error(got, oracle(c, parts, blocks ? quantised(weighted) : exact, scale, bias, before));
     (blocks ? worst_exact : worst_dense) = std::max(blocks ? worst_exact : worst_dense, error);
-    tally.expect(error < 2e-6, "%s: error %.3g", name_of(c).c_str(), error);
+    // What few rows give may nearly cancel.
+    tally.expect(error < (n < 8 ? 2e-5 : 2e-6), "%s: error %.3g", name_of(c).c_str(), error);
     if (blocks && n >= 16) {
         // Rounding to 127 steps of a group's largest: about 0.7% of a normal vector's norm; a few rows may cancel to more.
         const double rounded = relative_error(got, oracle(c, parts, exact, scale, bias, before));
@@ -155,7 +156,7 @@ void check_repeats(Tally& tally, int type, int rows, int cols, bool gated) {
         for (int run = 0; run < kRuns; ++run) {
             MatvecArgs args{};
             args.x = dx.data, args.norm = dn.data, args.out = out.data + static_cast<size_t>(n) * run, args.eps = 1e-5f, args.cols = cols, args.num_parts = 1;
-            args.accumulate = !gated, args.gated = gated;
+            args.add = gated ? nullptr : args.out, args.gated = gated;
             args.parts[0] = {m.device.data, type, rows, 0, 0, 0, 0};
             launch_matvec(type, args, share_blocks(args, 132), 512, overlap, nullptr);
         }

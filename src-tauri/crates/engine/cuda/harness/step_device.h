@@ -14,7 +14,7 @@
 #define EACH_TYPE(use) use(f32, kF32) use(f16, kF16) use(bf16, kBf16) EACH_BLOCK_TYPE(use)
 
 #define DECLARE_TYPE(name, type)                                                                  \
-    extern "C" __global__ void matvec_##name(const MatvecArgs);                                   \
+    extern "C" __global__ void matvec_##name(const MatvecChain);                                   \
     extern "C" __global__ void dequantise_##name(const void*, __nv_bfloat16*, int, int, int, int); \
     extern "C" __global__ void embed_##name(const void*, int, int, const unsigned*, float*, int);
 #define DECLARE_BLOCK_TYPE(name, type)                                               \
@@ -22,7 +22,7 @@
     extern "C" __global__ void fill_##name(void*, int, int, unsigned long long, float);
 EACH_TYPE(DECLARE_TYPE)
 EACH_BLOCK_TYPE(DECLARE_BLOCK_TYPE)
-extern "C" __global__ void matvec_mixed(const MatvecArgs);
+extern "C" __global__ void matvec_mixed(const MatvecChain);
 extern "C" __global__ void fill_f32(float*, long long, unsigned long long, float);
 extern "C" __global__ void fill_f16(__half*, long long, unsigned long long, float);
 extern "C" __global__ void fill_bf16(__nv_bfloat16*, long long, unsigned long long, float);
@@ -37,12 +37,8 @@ extern "C" __global__ void fill_kv_fp8(unsigned char*, unsigned short*, int, int
 extern "C" __global__ void rms_norm_rows(const float*, const float*, float, __nv_bfloat16*, int);
 extern "C" __global__ void silu_rows_f32(const float*, int, void*, int, int);
 extern "C" __global__ void silu_rows_bf16(const __nv_bfloat16*, int, void*, int, int);
-extern "C" __global__ void add_rows_f32(float*, const float*, const float*, int, int);
-extern "C" __global__ void add_rows_bf16(float*, const __nv_bfloat16*, const float*, int, int);
-extern "C" __global__ void to_bf16(const float*, __nv_bfloat16*, long long);
 extern "C" __global__ void f16_to_bf16(__half2*, long long);
 extern "C" __global__ void sample(const SampleArgs);
-extern "C" __global__ void advance(DecodeState*, unsigned);
 
 inline const char* type_name(int type) {
     switch (type) {
@@ -52,8 +48,6 @@ inline const char* type_name(int type) {
     }
     return "mixed";
 }
-constexpr int kMixed = -1;
-
 struct MatvecKernel {
     const void* function;
     int ring;
@@ -65,19 +59,23 @@ inline MatvecKernel matvec_kernel(int type) {
     case number: return {reinterpret_cast<const void*>(matvec_##name), ring_bytes<number>(), Unit<number>::kQuantisedInput};
         EACH_TYPE(PICK)
     }
-    return {reinterpret_cast<const void*>(matvec_mixed), ring_bytes<kQ6_K>(), true};
+    return {reinterpret_cast<const void*>(matvec_mixed), ring_bytes<kMixed>(), true};
 }
 
 // The formula of the README.
-inline size_t matvec_shared(const MatvecKernel& kernel, const MatvecArgs& args, int threads) {
-    int rows = 0;
-    for (int i = 0; i < args.num_parts; ++i) {
-        const MatvecPart& part = args.parts[i];
-        const int here = args.gated ? 2 * ((part.rows / 2 + part.blocks - 1) / part.blocks) : (part.rows + part.blocks - 1) / part.blocks;
-        rows = here > rows ? here : rows;
+inline size_t matvec_shared(const MatvecKernel& kernel, const MatvecChain& chain, int threads) {
+    size_t rows = 0, input = 0;
+    for (int p = 0; p < chain.count; ++p) {
+        const MatvecArgs& args = chain.products[p];
+        for (int i = 0; i < args.num_parts; ++i) {
+            const MatvecPart& part = args.parts[i];
+            const size_t here = args.gated ? 2 * ((part.rows / 2 + part.blocks - 1) / part.blocks) : (part.rows + part.blocks - 1) / part.blocks;
+            rows = here > rows ? here : rows;
+        }
+        const size_t bytes = kernel.quantised ? padded(args.cols, 1024) / 4 * 5 + 256 : 4 * padded(args.cols, 256);
+        input = bytes > input ? bytes : input;
     }
-    const size_t input = kernel.quantised ? padded(args.cols, 1024) / 4 * 5 + 256 : 4 * padded(args.cols, 256);
-    return static_cast<size_t>(threads) / 32 * kernel.ring + input + 4 * static_cast<size_t>(rows) + 512;
+    return static_cast<size_t>(threads) / 32 * kernel.ring + input + 4 * rows + 3072;
 }
 
 // Blocks are shared out by bytes, at least one per part.
@@ -115,12 +113,18 @@ void launch_with(const void* function, dim3 grid, int threads, bool overlap, cud
     launch(function, grid, threads, 0, overlap, stream, pointers);
 }
 
-inline void launch_matvec(int type, MatvecArgs args, int grid, int threads, bool overlap, cudaStream_t stream) {
+inline void launch_chain(int type, const MatvecChain& chain, int grid, int threads, bool overlap, cudaStream_t stream) {
     const MatvecKernel kernel = matvec_kernel(type);
-    const size_t shared = matvec_shared(kernel, args, threads);
+    const size_t shared = matvec_shared(kernel, chain, threads);
     CHECK(cudaFuncSetAttribute(kernel.function, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared)));
-    void* pointers[] = {&args};
+    MatvecChain copy = chain;
+    void* pointers[] = {&copy};
     launch(kernel.function, dim3(grid), threads, shared, overlap, stream, pointers);
+}
+inline void launch_matvec(int type, const MatvecArgs& args, int grid, int threads, bool overlap, cudaStream_t stream) {
+    MatvecChain chain{};
+    chain.count = 1, chain.products[0] = args;
+    launch_chain(type, chain, grid, threads, overlap, stream);
 }
 
 inline const void* pick(int type, const char* what) {

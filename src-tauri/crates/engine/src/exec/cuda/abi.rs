@@ -47,14 +47,27 @@ pub(super) struct MatvecArgs {
     pub(super) x: u64,
     pub(super) norm: u64,
     pub(super) bias: u64,
+    pub(super) add: u64,
     pub(super) out: u64,
     pub(super) eps: f32,
     pub(super) cols: i32,
     pub(super) num_parts: i32,
-    pub(super) accumulate: i32,
     pub(super) gated: i32,
+    pub(super) out_tag: i32,
+    pub(super) x_tag: i32,
+    pub(super) add_tag: i32,
     pub(super) unused: i32,
     pub(super) parts: [MatvecPart; MATVEC_PARTS],
+}
+
+pub(super) const MATVEC_CHAIN: usize = 4;
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct MatvecChain {
+    pub(super) count: i32,
+    pub(super) unused: i32,
+    pub(super) products: [MatvecArgs; MATVEC_CHAIN],
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
@@ -141,7 +154,8 @@ pub(super) struct GemmArgs {
 
 const _: () = {
     assert!(size_of::<MatvecPart>() == 32);
-    assert!(size_of::<MatvecArgs>() == 56 + 3 * 32);
+    assert!(size_of::<MatvecArgs>() == 72 + 3 * 32);
+    assert!(size_of::<MatvecChain>() == 8 + 4 * size_of::<MatvecArgs>());
     assert!(size_of::<HeadsArgs>() == 12 * 8 + 32);
     assert!(size_of::<SampleSettings>() == 32);
     assert!(size_of::<TokenRecord>() == 16);

@@ -1,8 +1,10 @@
-//! A projection of one token: which kernel, which blocks, how much shared memory (`cuda/README.md`).
+//! Projections of one token: which kernel, which blocks, how much shared memory, and which of them go into one launch
+//! (`cuda/README.md`).
 
+use bytemuck::Zeroable;
 use mac_attention::cuda::{Argument, CudaError, Launch};
 
-use super::abi::{MATVEC_PARTS, MatvecArgs, MatvecPart, WeightType};
+use super::abi::{MATVEC_CHAIN, MATVEC_PARTS, MatvecArgs, MatvecChain, MatvecPart, WeightType};
 use super::kernels::Kernels;
 use super::matrix::{DeviceMatrix, DeviceProjection};
 use crate::EngineError;
@@ -14,18 +16,22 @@ pub(super) struct Around {
     pub(super) norm: u64,
     pub(super) eps: f32,
     pub(super) bias: u64,
-    /// The result is added to what stands there.
-    pub(super) accumulate: bool,
+    /// What the result is added to; may be where it goes.
+    pub(super) add: u64,
     /// `silu(first half) · second half` of the rows.
     pub(super) gated: bool,
+    /// Marks the result, so that a product in the same launch sees when it is there; 0 leaves it as it is. A buffer that gets
+    /// marked results gets no others, and each other than the one before.
+    pub(super) tag: i32,
 }
 
-/// One launch, planned when a model is loaded.
+/// One launch, planned when a model is loaded: a product, or several that each may read what those before it wrote.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct MatvecLaunch {
     kernel: MatvecKernel,
     launch: Launch,
-    args: MatvecArgs,
+    needs: SharedNeeds,
+    chain: MatvecChain,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,12 +82,11 @@ impl Kernels {
         out: u64,
         around: Around,
     ) -> Result<MatvecLaunch, EngineError> {
-        let info = self.gpu.info();
         let cols = parts.first().map_or(0, |(part, _)| part.cols);
         let units: Vec<usize> =
             parts.iter().map(|(part, _)| if around.gated { part.rows / 2 } else { part.rows }).collect();
         let bytes: Vec<usize> = parts.iter().map(|(part, _)| part.data.len()).collect();
-        let blocks = share_out(info.multiprocessors, &bytes, &units);
+        let blocks = share_out(self.gpu.info().multiprocessors, &bytes, &units);
         let mut args = MatvecArgs {
             x,
             norm: around.norm,
@@ -90,11 +95,10 @@ impl Kernels {
             eps: around.eps,
             cols: cols as i32,
             num_parts: parts.len() as i32,
-            accumulate: i32::from(around.accumulate),
+            add: around.add,
             gated: i32::from(around.gated),
-            unused: 0,
-            parts: [MatvecPart { weights: 0, weight_type: 0, rows: 0, first_block: 0, blocks: 0, out: 0, unused: 0 };
-                MATVEC_PARTS],
+            out_tag: around.tag,
+            ..MatvecArgs::zeroed()
         };
         let mut first_block = 0;
         for (slot, ((part, first_row), blocks)) in args.parts.iter_mut().zip(parts.iter().zip(&blocks)) {
@@ -111,33 +115,73 @@ impl Kernels {
         }
         let rows_per_block = units.iter().zip(&blocks).map(|(units, blocks)| units.div_ceil(*blocks)).max();
         let rows_per_block = rows_per_block.unwrap_or(0) * if around.gated { 2 } else { 1 };
-        let types: Vec<WeightType> = parts.iter().map(|(part, _)| part.weight_type).collect();
-        let shared = |threads: u32| shared_bytes(threads, &types, cols, rows_per_block);
-        let threads = THREADS.into_iter().find(|t| shared(*t) <= info.shared_bytes);
-        let Some(threads) = threads else {
-            return Err(EngineError::UnsupportedModel {
-                why: format!("rows of {cols} elements need more shared memory than {} has", info.name),
-            });
-        };
-        let kernel = match types.as_slice() {
-            [only] => MatvecKernel::Of(*only),
+        let kernel = match parts {
+            [(only, _)] => MatvecKernel::Of(only.weight_type),
             _ => MatvecKernel::Mixed,
         };
-        let launch = Launch::new(first_block, threads).shared(shared(threads));
-        Ok(MatvecLaunch { kernel, launch, args })
+        let needs = SharedNeeds { input: input_bytes(kernel, cols), rows_per_block };
+        let launch = self.shape(kernel, first_block, needs).ok_or_else(|| EngineError::UnsupportedModel {
+            why: format!("rows of {cols} elements need more shared memory than {} has", self.gpu.info().name),
+        })?;
+        let mut chain = MatvecChain { count: 1, ..MatvecChain::zeroed() };
+        chain.products[0] = args;
+        Ok(MatvecLaunch { kernel, launch, needs, chain })
     }
 
-    /// Launches a product.
+    /// Grid and block; none if shared memory does not suffice.
+    fn shape(&self, kernel: MatvecKernel, blocks: usize, needs: SharedNeeds) -> Option<Launch> {
+        let shared = |threads: u32| needs.bytes(kernel, threads);
+        let threads = THREADS.into_iter().find(|t| shared(*t) <= self.gpu.info().shared_bytes)?;
+        Some(Launch::new(blocks, threads).shared(shared(threads)))
+    }
+
+    /// Puts neighbours of `launches` into one launch where one kernel serves them and has as many threads as each of them would
+    /// have alone; the order stays. What one reads of another must carry a tag. (Putting neighbours of different block types
+    /// into the kernel for mixed ones was slower than launching each.)
+    pub(super) fn chain(&self, launches: Vec<MatvecLaunch>) -> Vec<MatvecLaunch> {
+        let mut chained: Vec<MatvecLaunch> = Vec::with_capacity(launches.len());
+        for next in launches {
+            match chained.last_mut().and_then(|last| Some((self.join(last, &next)?, last))) {
+                Some((both, last)) => *last = both,
+                None => chained.push(next),
+            }
+        }
+        chained
+    }
+
+    fn join(&self, first: &MatvecLaunch, second: &MatvecLaunch) -> Option<MatvecLaunch> {
+        let kernel = first.kernel;
+        let (some, more) = (first.chain.count as usize, second.chain.count as usize);
+        if second.kernel != kernel || some + more > MATVEC_CHAIN {
+            return None;
+        }
+        let needs = first.needs.with(second.needs);
+        // Blocks wait for each other, so all are resident: there are no more than multiprocessors.
+        let blocks = first.launch.grid[0].max(second.launch.grid[0]);
+        let launch = self.shape(kernel, blocks as usize, needs)?;
+        if launch.threads < first.launch.threads.min(second.launch.threads) {
+            return None;
+        }
+        let mut chain = MatvecChain { count: (some + more) as i32, ..first.chain };
+        let (before, after) = chain.products.split_at_mut(some);
+        for (to, product) in after.iter_mut().zip(&second.chain.products[..more]) {
+            *to = *product;
+            to.await_results(before)?;
+        }
+        Some(MatvecLaunch { kernel, launch, needs, chain })
+    }
+
+    /// Launches products.
     ///
     /// # Safety
-    /// Matrix, input and output are alive and as large as they were said to be.
+    /// Matrices, inputs and outputs are alive and as large as they were said to be.
     pub(super) unsafe fn matvec(&self, planned: &MatvecLaunch) -> Result<(), CudaError> {
         let kernel = match planned.kernel {
             MatvecKernel::Of(weight_type) => &self.matvec[weight_type.index()],
             MatvecKernel::Mixed => &self.matvec_mixed,
         };
         // SAFETY: passed on.
-        unsafe { kernel.launch(planned.launch.overlap(self.overlap()), &[Argument::from(&planned.args)]) }
+        unsafe { kernel.launch(planned.launch.overlap(self.overlap()), &[Argument::from(&planned.chain)]) }
     }
 }
 
@@ -156,26 +200,68 @@ fn share_out(multiprocessors: usize, bytes: &[usize], rows: &[usize]) -> Vec<usi
     blocks.iter().zip(rows).map(|(blocks, rows)| (*blocks).min(*rows).max(1)).collect()
 }
 
-/// Bytes per warp of the kernel for parts of several types.
-const MIXED_RING: usize = 8480;
+impl MatvecArgs {
+    /// Waits for what products before it in the same launch write; none if that has no tag.
+    fn await_results(&mut self, before: &[Self]) -> Option<()> {
+        for earlier in before {
+            let reads = [self.x, self.add].contains(&earlier.out);
+            if reads && earlier.out_tag == 0 {
+                return None;
+            }
+            if self.x == earlier.out {
+                self.x_tag = earlier.out_tag;
+            }
+            if self.add == earlier.out {
+                self.add_tag = earlier.out_tag;
+            }
+        }
+        Some(())
+    }
+}
 
-fn shared_bytes(threads: u32, types: &[WeightType], cols: usize, rows_per_block: usize) -> usize {
-    let ring = |weight_type: &WeightType| match weight_type {
-        WeightType::F32 | WeightType::F16 | WeightType::Bf16 => 8192,
-        WeightType::Q8_0 => 7616,
-        WeightType::Q4_0 | WeightType::Q4K => 8064,
-        WeightType::Q4_1 | WeightType::Q5_1 => 7680,
-        WeightType::Q5_0 | WeightType::Q5K => 8448,
-        WeightType::Q6K => 8480,
-    };
-    let input = if types.iter().all(|t| t.is_dense()) {
-        4 * cols.next_multiple_of(256)
-    } else {
-        cols.next_multiple_of(1024) * 5 / 4 + 256
-    };
-    // The kernel that takes any block type reckons with the largest of all.
-    let rings = if types.len() > 1 { MIXED_RING } else { types.iter().map(ring).max().unwrap_or(0) };
-    threads as usize / 32 * rings + input + 4 * rows_per_block + 512
+impl MatvecKernel {
+    fn takes_blocks(self) -> bool {
+        match self {
+            Self::Of(weight_type) => !weight_type.is_dense(),
+            Self::Mixed => true,
+        }
+    }
+
+    /// Bytes of a warp's ring.
+    fn ring(self) -> usize {
+        match self {
+            Self::Of(WeightType::F32 | WeightType::F16 | WeightType::Bf16 | WeightType::Q4_0 | WeightType::Q4K) => 9216,
+            Self::Of(WeightType::Q8_0) => 8704,
+            Self::Of(WeightType::Q4_1 | WeightType::Q5_1) => 7680,
+            Self::Of(WeightType::Q5_0 | WeightType::Q5K) => 8448,
+            Self::Of(WeightType::Q6K) | Self::Mixed => 8480,
+        }
+    }
+}
+
+fn input_bytes(kernel: MatvecKernel, cols: usize) -> usize {
+    if kernel.takes_blocks() { cols.next_multiple_of(1024) * 5 / 4 + 256 } else { 4 * cols.next_multiple_of(256) }
+}
+
+/// Shared memory of a block that does not depend on anything.
+const FIXED_SHARED: usize = 3072;
+
+/// What a launch puts into shared memory beside the rings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct SharedNeeds {
+    /// Bytes.
+    input: usize,
+    rows_per_block: usize,
+}
+
+impl SharedNeeds {
+    fn with(self, other: Self) -> Self {
+        Self { input: self.input.max(other.input), rows_per_block: self.rows_per_block.max(other.rows_per_block) }
+    }
+
+    fn bytes(self, kernel: MatvecKernel, threads: u32) -> usize {
+        threads as usize / 32 * kernel.ring() + self.input + 4 * self.rows_per_block + FIXED_SHARED
+    }
 }
 
 #[cfg(test)]
@@ -194,7 +280,26 @@ mod tests {
 
     #[test]
     fn shared_memory_is_what_the_kernels_document() {
-        assert_eq!(shared_bytes(512, &[WeightType::Bf16], 4096, 32), 16 * 8192 + 4 * 4096 + 128 + 512);
-        assert_eq!(shared_bytes(256, &[WeightType::Q4K, WeightType::Q6K], 4096, 10), 8 * 8480 + 5120 + 256 + 40 + 512);
+        let shared = |kernel, cols, rows_per_block, threads| {
+            SharedNeeds { input: input_bytes(kernel, cols), rows_per_block }.bytes(kernel, threads)
+        };
+        let bf16 = MatvecKernel::Of(WeightType::Bf16);
+        assert_eq!(shared(bf16, 4096, 32, 512), 16 * 9216 + 4 * 4096 + 128 + 3072);
+        assert_eq!(shared(MatvecKernel::Mixed, 4096, 10, 256), 8 * 8480 + 5120 + 256 + 40 + 3072);
+        let (short, long) =
+            (SharedNeeds { input: 100, rows_per_block: 9 }, SharedNeeds { input: 900, rows_per_block: 2 });
+        assert_eq!(short.with(long), SharedNeeds { input: 900, rows_per_block: 9 });
+    }
+
+    #[test]
+    fn products_of_a_launch_wait_for_what_they_read_of_each_other() {
+        let first = MatvecArgs { out: 64, out_tag: 2, ..MatvecArgs::zeroed() };
+        let mut reader = MatvecArgs { x: 64, add: 128, ..MatvecArgs::zeroed() };
+        assert_eq!((reader.await_results(&[first]), reader.x_tag, reader.add_tag), (Some(()), 2, 0));
+        let mut adder = MatvecArgs { x: 128, add: 64, ..MatvecArgs::zeroed() };
+        assert_eq!((adder.await_results(&[first]), adder.x_tag, adder.add_tag), (Some(()), 0, 2));
+        let exact = MatvecArgs { out_tag: 0, ..first };
+        assert_eq!(reader.await_results(&[exact]), None);
+        assert_eq!(MatvecArgs::zeroed().await_results(&[exact]), Some(()));
     }
 }

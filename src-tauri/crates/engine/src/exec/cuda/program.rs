@@ -15,7 +15,9 @@ use crate::{EngineError, KvFormat};
 /// Activations of one token.
 #[derive(Debug)]
 pub(super) struct StepBuffers {
-    /// Residual stream, `[d_model]`.
+    /// Residual stream, `[d_model]`: the token as embedded; behind a layer's output projection; behind a layer.
+    embedded: DeviceBuffer<f32>,
+    middle: DeviceBuffer<f32>,
     x: DeviceBuffer<f32>,
     /// `[q_width + 2 kv_width]`.
     qkv: DeviceBuffer<f32>,
@@ -42,6 +44,8 @@ impl StepBuffers {
     pub(super) fn new(gpu: &Gpu, spec: &ModelSpec) -> Result<Self, EngineError> {
         let (q, kv, half) = (spec.q_width(), spec.kv_width(), spec.head_dim / 2);
         Ok(Self {
+            embedded: gpu.alloc_zeroed(spec.d_model)?,
+            middle: gpu.alloc_zeroed(spec.d_model)?,
             x: gpu.alloc_zeroed(spec.d_model)?,
             qkv: gpu.alloc_zeroed(q + 2 * kv)?,
             q_pre: gpu.alloc_zeroed(q)?,
@@ -57,25 +61,25 @@ impl StepBuffers {
     }
 }
 
-/// Launches of one layer.
+/// What a layer launches around its attention.
 #[derive(Debug)]
 struct LayerProgram {
-    qkv: Vec<MatvecLaunch>,
     heads: HeadsArgs,
     kv: KvFormat,
     attention: CudaStep,
-    output: Vec<MatvecLaunch>,
-    gate_up: Vec<MatvecLaunch>,
-    /// Gate and up come out apart.
+    /// The output projection, gate and up, down, and what follows the layer: Q, K and V of the next one, or the logits.
+    before_silu: Vec<MatvecLaunch>,
+    /// Gate and up come out apart, and down begins `after_silu`.
     gated_apart: bool,
-    down: Vec<MatvecLaunch>,
+    after_silu: Vec<MatvecLaunch>,
 }
 
 /// A decode step.
 #[derive(Debug)]
 pub(super) struct Program {
+    /// Q, K and V of the first layer.
+    begin: Vec<MatvecLaunch>,
     layers: Vec<LayerProgram>,
-    head: Vec<MatvecLaunch>,
     angles: RopeArgs,
     width: usize,
 }
@@ -110,13 +114,22 @@ impl Program {
         buffers: &StepBuffers,
         state: &DeviceBuffer<u32>,
     ) -> Result<Self, EngineError> {
-        let planner = Planner { kernels, spec, kv, buffers, position: state.address_of(decode_state::POSITION) };
-        let layers =
-            weights.layers.iter().enumerate().map(|(i, layer)| planner.layer(i, layer)).collect::<Result<_, _>>()?;
+        let position = state.address_of(decode_state::POSITION);
+        let tagged = weights.layers.len() > 1 && !weights.layers.iter().any(gated_apart);
+        let planner = Planner { kernels, spec, kv, buffers, position, tagged };
         let norm = Around { norm: weights.final_norm.address(), eps: spec.norm_eps, ..Around::default() };
+        let head = kernels.plan_matvec(weights.head(), buffers.x.address(), buffers.logits.address(), norm)?;
+        // Each layer ends with what comes after it, so from the last one to the first.
+        let mut layers = Vec::with_capacity(weights.layers.len());
+        let mut after = head;
+        for (index, layer) in weights.layers.iter().enumerate().rev() {
+            layers.push(planner.layer(index, layer, after)?);
+            after = planner.qkv(index, layer)?;
+        }
+        layers.reverse();
         Ok(Self {
+            begin: after,
             layers,
-            head: kernels.plan_matvec(weights.head(), buffers.x.address(), buffers.logits.address(), norm)?,
             angles: RopeArgs {
                 inv_freq: buffers.inv_freq.address(),
                 factor: spec.rope.attention_factor(),
@@ -145,41 +158,25 @@ impl Program {
             for table in &weights.embedding.parts {
                 let sizes = [table.rows, table.cols, 1];
                 let token = sampler.state.address_of(decode_state::TOKEN);
-                kernels.embed(table.weight_type, table.data.address(), sizes, token, buffers.x.address())?;
+                kernels.embed(table.weight_type, table.data.address(), sizes, token, buffers.embedded.address())?;
             }
             kernels.rope_angles(self.angles)?;
+            self.begin.iter().try_for_each(|launch| kernels.matvec(launch))?;
             for (index, layer) in self.layers.iter().enumerate() {
-                for launch in &layer.qkv {
-                    kernels.matvec(launch)?;
-                }
                 kernels.split_heads(layer.heads, layer.kv)?;
                 match kind {
                     StepKind::Policy => attention.step(index, &layer.attention)?,
                     StepKind::Rest => attention.step_resting(index, &layer.attention)?,
                     StepKind::Exact => attention.step_exact(index, &layer.attention)?,
                 }
-                for launch in layer.output.iter().chain(&layer.gate_up) {
-                    kernels.matvec(launch)?;
-                }
+                layer.before_silu.iter().try_for_each(|launch| kernels.matvec(launch))?;
                 if layer.gated_apart {
                     kernels.silu_row(buffers.gate_up.address(), buffers.activated.address(), self.width)?;
                 }
-                for launch in &layer.down {
-                    kernels.matvec(launch)?;
-                }
+                layer.after_silu.iter().try_for_each(|launch| kernels.matvec(launch))?;
             }
-            self.enqueue_logits(kernels)?;
             sampler.enqueue(kernels, buffers.logits.address())?;
             attention.queue_report()?;
-        }
-        Ok(())
-    }
-
-    /// The output matrix over what stands in the residual stream.
-    unsafe fn enqueue_logits(&self, kernels: &Kernels) -> Result<(), EngineError> {
-        for launch in &self.head {
-            // SAFETY: as for `enqueue`.
-            unsafe { kernels.matvec(launch)? };
         }
         Ok(())
     }
@@ -190,30 +187,66 @@ impl Program {
     }
 }
 
+/// Whether gate and up cannot be one product.
+fn gated_apart(layer: &DeviceLayer) -> bool {
+    layer.gate_up.single_type().is_none()
+}
+
 struct Planner<'a> {
     kernels: &'a Kernels,
     spec: &'a ModelSpec,
     kv: &'a DeviceKv,
     buffers: &'a StepBuffers,
     position: u64,
+    /// Layers tag what they write of the residual stream and the activations, so that their products fit into one launch.
+    tagged: bool,
 }
 
 impl Planner<'_> {
-    fn layer(&self, index: usize, layer: &DeviceLayer) -> Result<LayerProgram, EngineError> {
+    /// Each layer's differs from the one before, the first layer's from the last one's too.
+    fn tag(&self, index: usize) -> i32 {
+        let last = index + 1 == self.spec.layers;
+        match (self.tagged, index % 2) {
+            (false, _) => 0,
+            (true, 0) if last => 3,
+            (true, 0) => 1,
+            (true, _) => 2,
+        }
+    }
+
+    /// The residual stream that a layer begins with.
+    fn stream(&self, index: usize) -> u64 {
+        if index == 0 { self.buffers.embedded.address() } else { self.buffers.x.address() }
+    }
+
+    fn qkv(&self, index: usize, layer: &DeviceLayer) -> Result<Vec<MatvecLaunch>, EngineError> {
         let Self { kernels, spec, buffers, .. } = self;
-        let (x, eps) = (buffers.x.address(), spec.norm_eps);
+        let norm = Around { norm: layer.attention_norm.address(), eps: spec.norm_eps, ..Around::default() };
+        kernels.plan_matvec(&layer.qkv, self.stream(index), buffers.qkv.address(), norm)
+    }
+
+    /// `after` are the products that follow it.
+    fn layer(&self, index: usize, layer: &DeviceLayer, after: Vec<MatvecLaunch>) -> Result<LayerProgram, EngineError> {
+        let Self { kernels, spec, buffers, .. } = self;
+        let (stream, middle, end) = (self.stream(index), buffers.middle.address(), buffers.x.address());
+        let (eps, tag) = (spec.norm_eps, self.tag(index));
         let row = index * spec.q_width();
         let attended = buffers.attended.address_of(row);
-        let normed = |norm: &DeviceBuffer<f32>| Around { norm: norm.address(), eps, ..Around::default() };
         let bias = layer.output_bias.as_ref().map_or(0, DeviceBuffer::address);
-        let gated_apart = layer.gate_up.single_type().is_none();
-        let gate_up = Around { gated: !gated_apart, ..normed(&layer.mlp_norm) };
+        let gated_apart = gated_apart(layer);
+        let gate_up = Around { norm: layer.mlp_norm.address(), eps, gated: !gated_apart, tag, ..Around::default() };
         let gate_up_out = if gated_apart { &buffers.gate_up } else { &buffers.activated };
-        let add = Around { accumulate: true, ..Around::default() };
+        let add = |add, bias| Around { bias, add, tag, ..Around::default() };
         let plan = |projection: &DeviceProjection, x, out, around| kernels.plan_matvec(projection, x, out, around);
+        let mut first = plan(&layer.output, attended, middle, add(stream, bias))?;
+        first.extend(plan(&layer.gate_up, middle, gate_up_out.address(), gate_up)?);
+        let mut second = plan(&layer.down, buffers.activated.address(), end, add(middle, 0))?;
+        second.extend(after);
+        if !gated_apart {
+            first.append(&mut second);
+        }
         let KvAddresses { k, v, scales } = self.kv.addresses(index);
         Ok(LayerProgram {
-            qkv: plan(&layer.qkv, x, buffers.qkv.address(), normed(&layer.attention_norm))?,
             heads: self.heads(index, layer),
             kv: self.kv.format(),
             attention: CudaStep {
@@ -225,10 +258,9 @@ impl Planner<'_> {
                 capacity: self.kv.stride(),
                 out: attended,
             },
-            output: plan(&layer.output, attended, x, Around { bias, ..add })?,
-            gate_up: plan(&layer.gate_up, x, gate_up_out.address(), gate_up)?,
+            before_silu: kernels.chain(first),
             gated_apart,
-            down: plan(&layer.down, buffers.activated.address(), x, add)?,
+            after_silu: kernels.chain(second),
         })
     }
 
