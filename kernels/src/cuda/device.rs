@@ -1,6 +1,7 @@
 //! A device and its one stream.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use cudarc::driver::result::{self, DriverError};
@@ -140,6 +141,13 @@ impl Gpu {
         self.bind()?;
         // SAFETY: the stream is alive.
         unsafe { result::stream::synchronize(self.stream()) }.checked("cuStreamSynchronize")
+    }
+
+    /// The stream as the driver names it (`CUstream`), for libraries that put work of their own into it. The device's
+    /// context becomes the calling thread's, as they expect.
+    pub fn stream_handle(&self) -> Result<*mut c_void, CudaError> {
+        self.bind()?;
+        Ok(self.stream().cast())
     }
 
     /// Makes the context current on this thread.

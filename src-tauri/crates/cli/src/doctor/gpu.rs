@@ -2,6 +2,7 @@
 
 use mac_attention::AttentionShape;
 use mac_attention::cuda::{self, CudaError, FATBINS, PlainSum};
+use reprise_engine::exec::probe_cublaslt;
 use serde::Serialize;
 
 use super::break_even::Point;
@@ -24,6 +25,10 @@ pub(super) struct GpuReport {
     /// CUDA sources in this program; 0 without kernels.
     kernel_sources: usize,
     kernel_bytes: usize,
+    /// NVIDIA's library for the products of prefill; `null` where it is not.
+    cublaslt: Option<String>,
+    /// Where it was looked for, if it is not.
+    cublaslt_missing: Option<String>,
     /// Compute capability of the machine code in use, for example 90.
     machine_code: Option<usize>,
     /// Bytes per second of a plain sum.
@@ -59,6 +64,8 @@ impl GpuReport {
             words,
             kernel_sources: FATBINS.len(),
             kernel_bytes: FATBINS.iter().map(|(_, code, _)| code.len()).sum(),
+            cublaslt: None,
+            cublaslt_missing: None,
             machine_code: None,
             read_bandwidth: None,
             checks: Vec::new(),
@@ -73,6 +80,10 @@ impl GpuReport {
 
     fn examine(&mut self) -> Result<(), Failure> {
         let gpu = cuda::Gpu::open(0)?;
+        match probe_cublaslt() {
+            Ok(found) => self.cublaslt = Some(format!("{found}, {}", found.path.display())),
+            Err(error) => self.cublaslt_missing = Some(error.to_string()),
+        }
         let mut sum = PlainSum::new(&gpu)?;
         self.machine_code = Some(sum.machine_code()?);
         self.checks = cuda_check::run(&gpu)?;
@@ -114,6 +125,11 @@ impl GpuReport {
             }
         };
         let mut lines = vec![format!("GPU          {}", self.words), format!("GPU kernels  {kernels}")];
+        match (&self.cublaslt, &self.cublaslt_missing) {
+            (Some(found), _) => lines.push(format!("GPU library  {found}; used in prefill where it is faster")),
+            (None, Some(missing)) => lines.push(format!("GPU library  none, own kernels are used: {missing}")),
+            (None, None) => {}
+        }
         if let Some(rate) = self.read_bandwidth {
             lines.push(format!("GPU reads    {}/s (plain sum)", bytes(rate as u64)));
         }

@@ -4,9 +4,10 @@
 #
 #   gemm.sh build [nvcc flags...]
 #   gemm.sh check [quick]           against f64
-#   gemm.sh bench [m]               a quick check first
+#   gemm.sh bench [m]               a quick check first; beside cuBLASLt, where there is one
 #
-# OUT   where results go; default target/cuda under the repository root
+# OUT                where results go; default target/cuda under the repository root
+# REPRISE_CUBLASLT   file of cuBLASLt; default what the system's loader finds
 set -euo pipefail
 
 harness=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -18,7 +19,7 @@ binary=$out/gemm_harness
 build() {
     mkdir -p "$out"
     "$nvcc" -std=c++17 -O3 -gencode=arch=compute_90a,code=sm_90a -cudart static -cudadevrt none -Xptxas -v "$@" \
-        "$cuda"/gemm_*.cu "$harness"/gemm_*.cu -o "$binary" > "$binary.log" 2>&1 || { cat "$binary.log" >&2 && exit 1; }
+        "$cuda"/gemm_*.cu "$harness"/gemm_*.cu -ldl -o "$binary" > "$binary.log" 2>&1 || { cat "$binary.log" >&2 && exit 1; }
     # What ptxas calls a loss is a kernel several times slower, and it is no warning to nvcc.
     if grep -E 'serialized|[1-9][0-9]* bytes spill' "$binary.log" >&2; then
         rm "$binary"

@@ -1,10 +1,11 @@
-//! Products of a chunk (`cuda/GEMM.md`): which kernel, and weights that are not 16-bit turned into bf16 first.
+//! Products of a chunk (`cuda/GEMM.md`): which kernel or the library, and weights that are not 16-bit turned into bf16 first.
 
 use mac_attention::cuda::{
     Argument, CudaError, DeviceBuffer, Gpu, Kernel, Launch, Swizzle, Tensor, TensorElement, TensorMap,
 };
 
 use super::abi::{GemmArgs, WeightType};
+use super::cublaslt::{self, CublasLt, CublasLtInfo, Factors, LibraryProducts, Workspace, probe_cublaslt};
 use super::kernels::{Kernels, load};
 use super::matrix::DeviceProjection;
 use crate::EngineError;
@@ -33,8 +34,8 @@ impl Epilogue {
 }
 
 /// 16-bit type of both factors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Element {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Element {
     Bf16,
     F16,
 }
@@ -93,7 +94,16 @@ struct Hopper {
     narrow: Variants,
     /// For short prompts.
     few: Variants,
-    workspace: DeviceBuffer<u8>,
+}
+
+impl Hopper {
+    fn load(gpu: &Gpu) -> Result<Self, CudaError> {
+        Ok(Self {
+            wide: Variants::load(gpu, "gemm_wgmma", "gemm_wgmma", WGMMA_SHARED)?,
+            narrow: Variants::load(gpu, "gemm_wgmma", "gemm_wgmma_narrow", WGMMA_SHARED)?,
+            few: Variants::load(gpu, "gemm_few", "gemm_few", FEW_SHARED)?,
+        })
+    }
 }
 
 /// Products of activations and weights.
@@ -102,6 +112,9 @@ pub(super) struct Gemm {
     any: Variants,
     to_f16: Kernel,
     hopper: Option<Hopper>,
+    pub(super) library: Option<LibraryProducts>,
+    /// Flags, then parts of sums; the library's too, as products follow each other.
+    workspace: DeviceBuffer<u8>,
     /// bf16; weights of other types on their way into a product.
     unpacked: DeviceBuffer<u16>,
 }
@@ -124,7 +137,9 @@ impl Family {
     fn of(m: usize, weight_elements: usize) -> Self {
         match m {
             ..=32 => Self::Few,
+            33..=64 if weight_elements >= 1 << 26 => Self::Few,
             33..=128 => Self::Narrow,
+            225..=256 if weight_elements <= 1 << 26 => Self::Narrow,
             129..=512 if weight_elements <= 1 << 24 => Self::Narrow,
             257..=320 if weight_elements >= 1 << 25 => Self::Few,
             _ => Self::Wide,
@@ -132,35 +147,64 @@ impl Family {
     }
 }
 
+/// Zero between products.
+const FLAG_BYTES: usize = 16_384;
+
 fn workspace_bytes(multiprocessors: usize) -> usize {
-    16_384 + multiprocessors * 163_840
+    FLAG_BYTES + multiprocessors * 163_840
+}
+
+/// The largest that a model asks of its products.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct GemmSizes {
+    /// Elements of the largest projection that is neither bf16 nor f16.
+    pub(super) unpacked_elements: usize,
+    /// Rows of a chunk.
+    pub(super) rows: usize,
+    pub(super) d_model: usize,
+    pub(super) d_ff: usize,
 }
 
 impl Gemm {
-    /// `unpacked_elements`: of the largest projection that is neither bf16 nor f16.
-    pub(super) fn new(gpu: &Gpu, unpacked_elements: usize) -> Result<Self, EngineError> {
+    pub(super) fn new(gpu: &Gpu, sizes: GemmSizes) -> Result<Self, EngineError> {
         let any = load(gpu, "gemm_mma")?;
-        let hopper = if gpu.info().compute_capability == (9, 0) {
-            Some(Hopper {
-                wide: Variants::load(gpu, "gemm_wgmma", "gemm_wgmma", WGMMA_SHARED)?,
-                narrow: Variants::load(gpu, "gemm_wgmma", "gemm_wgmma_narrow", WGMMA_SHARED)?,
-                few: Variants::load(gpu, "gemm_few", "gemm_few", FEW_SHARED)?,
-                workspace: gpu.alloc_zeroed(workspace_bytes(gpu.info().multiprocessors))?,
-            })
-        } else {
-            None
-        };
+        let hopper = (gpu.info().compute_capability == (9, 0)).then(|| Hopper::load(gpu)).transpose()?;
+        let has_library = cublaslt::is_worth(gpu, sizes.d_model, sizes.d_ff) && probe_cublaslt().is_ok();
+        let used = hopper.is_some() || has_library;
+        let workspace = gpu.alloc_zeroed(if used { workspace_bytes(gpu.info().multiprocessors) } else { 0 })?;
+        let mut library = None;
+        if has_library {
+            let parts = Workspace { address: workspace.address_of(FLAG_BYTES), bytes: workspace.len() - FLAG_BYTES };
+            // SAFETY: the workspace goes with the library, and products follow each other in one stream.
+            // Where it does not open, own kernels do the same.
+            if let Ok(opened) = unsafe { CublasLt::open(gpu, parts) } {
+                library = Some(LibraryProducts::new(gpu, opened, any.kernel("gemm_silu_bf16")?, sizes)?);
+            }
+        }
         Ok(Self {
             any: Variants::load(gpu, "gemm_mma", "gemm", MMA_SHARED)?,
             to_f16: any.kernel("gemm_bf16_to_f16")?,
             hopper,
-            unpacked: gpu.alloc(unpacked_elements)?,
+            library,
+            workspace,
+            unpacked: gpu.alloc(sizes.unpacked_elements)?,
         })
     }
 
-    /// Bytes of device memory.
-    pub(super) fn bytes(multiprocessors: usize, unpacked_elements: usize) -> u64 {
-        (workspace_bytes(multiprocessors) + 2 * unpacked_elements) as u64
+    /// Bytes of device memory; a little less without the library.
+    pub(super) fn bytes(gpu: &Gpu, sizes: GemmSizes) -> u64 {
+        let own = workspace_bytes(gpu.info().multiprocessors) + 2 * sizes.unpacked_elements;
+        (own + LibraryProducts::bytes(gpu, sizes)) as u64
+    }
+
+    /// The library that some products go to.
+    pub(super) fn library(&self) -> Option<&CublasLtInfo> {
+        self.library.as_ref().map(LibraryProducts::info)
+    }
+
+    /// Switches the library off, for comparison.
+    pub(super) fn drop_library(&mut self) {
+        self.library = None;
     }
 
     /// Queues a product. The input becomes f16 in place where the weights are.
@@ -196,13 +240,20 @@ impl Gemm {
                 (Element::Bf16, self.unpacked.address())
             }
         };
+        if let Some(library) = &self.library {
+            let factors = Factors { element, w, rows, cols };
+            // SAFETY: passed on.
+            if unsafe { library.multiply(kernels, factors, product)? } {
+                return Ok(());
+            }
+        }
         let n = if product.epilogue == Epilogue::SiluBf16 { rows / 2 } else { rows };
         let args = GemmArgs {
             a: product.a,
             w,
             bias: product.bias,
             c: product.c,
-            workspace: self.hopper.as_ref().map_or(0, |hopper| hopper.workspace.address()),
+            workspace: self.workspace.address(),
             m: product.m as i32,
             n: n as i32,
             k: cols as i32,
@@ -265,8 +316,9 @@ mod tests {
         );
         let large = |m| Family::of(m, 28_672 * 4096);
         assert_eq!(
-            [129, 256, 257, 320, 321].map(large),
-            [Family::Wide, Family::Wide, Family::Few, Family::Few, Family::Wide,]
+            [64, 65, 129, 256, 257, 320, 321].map(large),
+            [Family::Few, Family::Narrow, Family::Wide, Family::Wide, Family::Few, Family::Few, Family::Wide,]
         );
+        assert_eq!([200, 256].map(|m| Family::of(m, 6144 * 4096)), [Family::Wide, Family::Narrow]);
     }
 }

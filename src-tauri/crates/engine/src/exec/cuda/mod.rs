@@ -2,10 +2,11 @@
 //! graph, and the host gets back the token and the counters.
 //!
 //! `abi`, `kernels`, `matvec`: the kernels of `cuda/` and their launches. `matrix`, `weights`, `staging`: from a file to
-//! the device. `kv`, `sampler`, `program`: what a step is made of. `prefill`, `gemm`: chunks of the prompt. `setup`: opening,
-//! planning, loading.
+//! the device. `kv`, `sampler`, `program`: what a step is made of. `prefill`, `gemm`, `cublaslt`: chunks of the prompt.
+//! `setup`: opening, planning, loading.
 
 mod abi;
+mod cublaslt;
 mod gemm;
 mod kernels;
 mod kv;
@@ -19,6 +20,7 @@ mod setup;
 mod staging;
 mod weights;
 
+pub use cublaslt::{CUBLASLT_VARIABLE, CublasLtAttempt, CublasLtError, CublasLtInfo, CublasLtRefusal, probe_cublaslt};
 pub use made_up::MadeUpWeights;
 pub use setup::CudaSetup;
 pub(crate) use setup::{context_costs, load_cuda};
@@ -106,6 +108,12 @@ impl CudaExecutor {
         self.kernels.set_overlap(overlap);
         self.attention.set_overlap(overlap);
         self.graphs = Graphs::default();
+    }
+
+    /// Switches cuBLASLt off, for comparison (it is on where it is found and faster).
+    pub fn drop_cublaslt(&mut self) {
+        self.prefill.gemm.drop_library();
+        self.words = setup::words(self.gpu.info(), self.kv.format(), &self.weights.widened, None);
     }
 
     /// Bytes of weights that every decode step reads.

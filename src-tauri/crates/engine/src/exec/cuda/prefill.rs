@@ -8,7 +8,7 @@ use mac_attention::cuda::{CudaPrefillChunk, DeviceBuffer, Event, Gpu};
 
 use super::CudaExecutor;
 use super::abi::HeadsArgs;
-use super::gemm::{Epilogue, Gemm, Product};
+use super::gemm::{Epilogue, Gemm, GemmSizes, Product};
 use super::kernels::RopeArgs;
 use super::kv::KvAddresses;
 use super::matvec::Around;
@@ -27,7 +27,7 @@ const LAYERS_AHEAD: usize = 2;
 pub(super) struct Prefill {
     rows: usize,
     ring: RingLayout,
-    gemm: Gemm,
+    pub(super) gemm: Gemm,
     /// Residual stream, `[rows, d_model]`.
     x: DeviceBuffer<f32>,
     /// `[rows, d_model]`.
@@ -57,13 +57,22 @@ fn unpacked_elements(spec: &ModelSpec) -> usize {
     [(q + 2 * kv) * d, d * q, 2 * ff * d].into_iter().max().unwrap_or(0)
 }
 
+/// `all_16_bit`: see [`DeviceWeights::all_16_bit`].
+fn gemm_sizes(spec: &ModelSpec, context_tokens: usize, all_16_bit: bool) -> GemmSizes {
+    GemmSizes {
+        unpacked_elements: if all_16_bit { 0 } else { unpacked_elements(spec) },
+        rows: chunk_rows(context_tokens),
+        d_model: spec.d_model,
+        d_ff: spec.d_ff,
+    }
+}
+
 impl Prefill {
     /// Bytes that [`Self::new`] takes. `all_16_bit`: see [`DeviceWeights::all_16_bit`].
     pub(super) fn bytes(gpu: &Gpu, spec: &ModelSpec, context_tokens: usize, all_16_bit: bool) -> u64 {
         let (q, kv, d) = (spec.q_width(), spec.kv_width(), spec.d_model);
         let row = 4 * d + 2 * d + 4 * (q + 2 * kv) + 3 * 2 * q + 2 * spec.d_ff + 4 * spec.head_dim;
-        let unpacked = if all_16_bit { 0 } else { unpacked_elements(spec) };
-        (chunk_rows(context_tokens) * row) as u64 + Gemm::bytes(gpu.info().multiprocessors, unpacked)
+        (chunk_rows(context_tokens) * row) as u64 + Gemm::bytes(gpu, gemm_sizes(spec, context_tokens, all_16_bit))
     }
 
     pub(super) fn new(
@@ -75,11 +84,10 @@ impl Prefill {
     ) -> Result<Self, EngineError> {
         let (q, kv, d, half) = (spec.q_width(), spec.kv_width(), spec.d_model, spec.head_dim / 2);
         let rows = chunk_rows(context_tokens);
-        let unpacked = if weights.all_16_bit() { 0 } else { unpacked_elements(spec) };
         Ok(Self {
             rows,
             ring,
-            gemm: Gemm::new(gpu, unpacked)?,
+            gemm: Gemm::new(gpu, gemm_sizes(spec, context_tokens, weights.all_16_bit()))?,
             x: gpu.alloc_zeroed(rows * d)?,
             normed: gpu.alloc_zeroed(rows * d)?,
             qkv: gpu.alloc_zeroed(rows * (q + 2 * kv))?,

@@ -1,8 +1,11 @@
 //! Opening a device, planning its memory, loading a model.
 
+use std::cell::OnceCell;
+
 use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaError, Gpu, GpuInfo, PlainSum};
 use mac_attention::{Pace, PaceCost, RingLayout};
 
+use super::cublaslt::{CublasLtInfo, LoadAhead};
 use super::kernels::Kernels;
 use super::kv::DeviceKv;
 use super::prefill::Prefill;
@@ -26,6 +29,8 @@ const RESERVE_SHARE: u64 = 64;
 pub struct CudaSetup {
     pub(super) gpu: Gpu,
     pub(super) kernels: Kernels,
+    /// Begun with the first plan.
+    library: OnceCell<LoadAhead>,
 }
 
 impl CudaSetup {
@@ -37,7 +42,7 @@ impl CudaSetup {
         let gpu = Gpu::open(0)?;
         let kernels = Kernels::load(&gpu)?;
         kernels.prepare()?;
-        Ok(Self { gpu, kernels })
+        Ok(Self { gpu, kernels, library: OnceCell::new() })
     }
 
     /// The device.
@@ -45,7 +50,8 @@ impl CudaSetup {
         &self.gpu
     }
 
-    /// Plans a context beside weights of that many bytes, against what the device has free now.
+    /// Plans a context beside weights of that many bytes, against what the device has free now. What loading needs later
+    /// and takes time begins.
     pub(super) fn plan(
         &self,
         spec: &ModelSpec,
@@ -54,6 +60,7 @@ impl CudaSetup {
         ring: RingLayout,
         format: KvFormat,
     ) -> Result<(usize, MemoryPlan), EngineError> {
+        self.library.get_or_init(|| LoadAhead::begin(&self.gpu, spec.d_model, spec.d_ff));
         let cost = context_cost(spec, format)?;
         let (free, _) = self.gpu.memory()?;
         let free = free.saturating_sub(RESERVE_BYTES + free / RESERVE_SHARE);
@@ -79,7 +86,7 @@ impl CudaSetup {
         ring: RingLayout,
         format: KvFormat,
     ) -> Result<CudaExecutor, EngineError> {
-        let Self { gpu, kernels } = self;
+        let Self { gpu, kernels, library } = self;
         if spec.vocab > kernels.largest_vocab() {
             return Err(EngineError::UnsupportedModel {
                 why: format!(
@@ -99,8 +106,9 @@ impl CudaSetup {
         let sampler = DeviceSampler::new(&gpu, &spec, context_tokens)?;
         let buffers = StepBuffers::new(&gpu, &spec)?;
         let program = Program::new(&kernels, &spec, &weights, &kv, &buffers, &sampler.state)?;
+        drop(library);
         let prefill = Prefill::new(&gpu, &spec, &weights, context_tokens, ring)?;
-        let words = words(gpu.info(), format, &weights.widened);
+        let words = words(gpu.info(), format, &weights.widened, prefill.gemm.library());
         let fixed_bytes = weights.bytes()
             + attention.ring_bytes() as u64
             + Prefill::bytes(&gpu, &spec, context_tokens, weights.all_16_bit())
@@ -187,8 +195,8 @@ impl CudaExecutor {
     }
 }
 
-/// `NVIDIA H200, CUDA, sm_90a kernels`, a cache of 8 bits, and which types of weights are held as another.
-fn words(info: &GpuInfo, format: KvFormat, widened: &[GgmlDType]) -> String {
+/// `NVIDIA H200, CUDA, sm_90a kernels`, the library of prefill, a cache of 8 bits, and which types of weights are held as another.
+pub(super) fn words(info: &GpuInfo, format: KvFormat, widened: &[GgmlDType], library: Option<&CublasLtInfo>) -> String {
     let (major, minor) = info.compute_capability;
     let code = match (major, minor) {
         (8, 0) => "sm_80",
@@ -200,9 +208,10 @@ fn words(info: &GpuInfo, format: KvFormat, widened: &[GgmlDType]) -> String {
         _ => "compute_80",
     };
     let held = widened.iter().map(|dtype| format!("{} weights as BF16", type_name(*dtype)));
+    let library = library.map(|library| format!("{library} for prefill"));
     let cache = format.is_8_bit().then(|| format!("{format} KV cache"));
     let path = [info.name.clone(), "CUDA".into(), format!("{code} kernels")];
-    path.into_iter().chain(cache).chain(held).collect::<Vec<_>>().join(", ")
+    path.into_iter().chain(library).chain(cache).chain(held).collect::<Vec<_>>().join(", ")
 }
 
 /// Opens a device and reads a model to it.
