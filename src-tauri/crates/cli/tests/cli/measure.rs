@@ -56,10 +56,11 @@ fn attention_prints_one_row_a_case_and_nothing_else() {
         "bytes",
         "bytes_per_s",
         "read_bandwidth",
+        "kv",
     ];
     for row in &rows {
         has_fields(row, &fields);
-        assert_eq!(row["bench"], "attention");
+        assert_eq!((&row["bench"], &row["kv"]), (&"attention".into(), &"bf16".into()));
         let (seconds, bytes, rate) = (number(row, "seconds"), number(row, "bytes"), number(row, "bytes_per_s"));
         assert!(seconds > 0.0 && bytes > 0.0 && (rate * seconds / bytes - 1.0).abs() < 0.01, "{row}");
         assert!(number(row, "read_bandwidth") > 0.0);
@@ -87,6 +88,7 @@ fn decode_and_prefill_run_on_made_up_weights() {
         "device",
         "shape",
         "weights",
+        "kv",
         "context",
         "attention",
         "ms_per_token",
@@ -100,7 +102,7 @@ fn decode_and_prefill_run_on_made_up_weights() {
     ];
     for (row, mode) in rows.iter().zip(modes) {
         has_fields(row, &fields);
-        assert_eq!(row["attention"], mode);
+        assert_eq!((&row["attention"], &row["kv"]), (&mode.into(), &"bf16".into()));
         let (step, bound) = (number(row, "ms_per_token"), number(row, "bound_ms"));
         assert!(
             step > 0.0 && bound > 0.0 && (number(row, "share_of_bound") * step / bound - 1.0).abs() < 1e-6,
@@ -114,7 +116,7 @@ fn decode_and_prefill_run_on_made_up_weights() {
     succeeded(&output);
     let rows = json_lines(&output);
     assert_eq!(rows.len(), 1);
-    has_fields(&rows[0], &["bench", "device", "shape", "weights", "tokens", "seconds", "tokens_per_s"]);
+    has_fields(&rows[0], &["bench", "device", "shape", "weights", "kv", "tokens", "seconds", "tokens_per_s"]);
     assert!(number(&rows[0], "tokens_per_s") > 0.0);
 }
 
