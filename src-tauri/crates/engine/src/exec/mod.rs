@@ -16,7 +16,6 @@ pub use cuda::{
     CUBLASLT_VARIABLE, CublasLtAttempt, CublasLtError, CublasLtInfo, CublasLtRefusal, CudaExecutor, CudaSetup,
     MadeUpWeights, probe_cublaslt,
 };
-#[cfg(feature = "cuda")]
 pub(crate) use cuda::{context_costs as context_costs_on_gpu, load_cuda};
 pub use kv::KvCache;
 pub use pace::{MAX_CHUNK_TOKENS, MIN_CHUNK_TOKENS};
