@@ -1,13 +1,9 @@
 import axe, { type AxeResults } from 'axe-core';
 import type { Page } from 'playwright-core';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { describe, expect, it } from 'vitest';
 import { ask, finished, Visitor } from './browser';
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 /** What an audit finds, one line a problem. */
 async function problems(page: Page): Promise<string[]> {

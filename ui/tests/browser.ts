@@ -1,6 +1,6 @@
 import { mkdirSync } from 'node:fs';
 import { chromium, type Browser, type BrowserContext, type Locator, type Page } from 'playwright-core';
-import { inject } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, inject } from 'vitest';
 
 const CHROMIUM = process.env.CHROMIUM ?? '/usr/bin/chromium';
 
@@ -14,20 +14,22 @@ export interface Visit {
 	permissions?: string[];
 }
 
-/** One browser for a test file. */
+/** One browser for a test file, up before its tests and gone after them. A test that leaves an error on the page fails. */
 export class Visitor {
-	readonly #browser: Browser;
+	#browser!: Browser;
 	#context: BrowserContext | null = null;
 	/** Errors the page threw or logged since the last visit. */
-	errors: string[] = [];
+	#errors: string[] = [];
 
-	private constructor(browser: Browser) {
-		this.#browser = browser;
-	}
-
-	static async start(): Promise<Visitor> {
-		// Chromium refuses its sandbox to root, which tests in containers run as.
-		return new Visitor(await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] }));
+	constructor() {
+		beforeAll(async () => {
+			// Chromium refuses its sandbox to root, which tests in containers run as.
+			this.#browser = await chromium.launch({ executablePath: CHROMIUM, args: ['--no-sandbox'] });
+		});
+		afterEach(() => {
+			expect(this.#errors).toEqual([]);
+		});
+		afterAll(() => this.#browser.close());
 	}
 
 	/** Opens the page in a fresh profile and waits for its first screen. */
@@ -45,10 +47,10 @@ export class Visitor {
 			permissions,
 		});
 		const page = await this.#context.newPage();
-		this.errors = [];
-		page.on('pageerror', (error) => this.errors.push(error.message));
+		this.#errors = [];
+		page.on('pageerror', (error) => this.#errors.push(error.message));
 		page.on('console', (line) => {
-			if (line.type() === 'error') this.errors.push(line.text());
+			if (line.type() === 'error') this.#errors.push(line.text());
 		});
 		await page.goto(`${inject('address')}?script=${script}`);
 		await page.getByTestId('composer').waitFor();
@@ -68,10 +70,6 @@ export class Visitor {
 			traceEvents: TraceEvent[];
 		};
 		return trace.traceEvents;
-	}
-
-	async close(): Promise<void> {
-		await this.#browser.close();
 	}
 }
 

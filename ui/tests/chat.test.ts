@@ -1,14 +1,7 @@
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { ask, finished, picture, Visitor } from './browser';
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterEach(() => {
-	expect(visitor.errors).toEqual([]);
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 it('answers a suggestion with a streamed, cited and counted answer', async () => {
 	const page = await visitor.visit({ script: 'handbook' });

@@ -1,15 +1,8 @@
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { ask, finished, picture, Visitor } from './browser';
 import { apply, description, loadedOn, openCard, openSettings, radio, slide, status } from './placement';
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterEach(() => {
-	expect(visitor.errors).toEqual([]);
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 it('shows the GPU, its kernels and its memory', async () => {
 	const page = await visitor.visit({ script: 'gpu' });

@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { picture, Visitor } from './browser';
 import {
 	apply,
@@ -12,14 +12,7 @@ import {
 	status,
 } from './placement';
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterEach(() => {
-	expect(visitor.errors).toEqual([]);
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 const NEED = 'context-need';
 

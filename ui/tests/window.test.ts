@@ -1,14 +1,7 @@
-import { afterAll, afterEach, beforeAll, expect, it } from 'vitest';
+import { expect, it } from 'vitest';
 import { ask, finished, picture, Visitor } from './browser';
 
-let visitor: Visitor;
-beforeAll(async () => {
-	visitor = await Visitor.start();
-});
-afterEach(() => {
-	expect(visitor.errors).toEqual([]);
-});
-afterAll(() => visitor.close());
+const visitor = new Visitor();
 
 it('deletes a chat and takes it back', async () => {
 	const page = await visitor.visit({ script: 'handbook' });
