@@ -9,6 +9,14 @@
 #include <cuda_fp16.h>
 #include <cuda_fp8.h>
 
+constexpr int kScaleBlock = 32;  // dimensions that share a scale of q8
+// Places for the scales of one row of K or V: a power of two, so that a token's scales are read in accesses that never straddle.
+__host__ __device__ constexpr int scale_slots(int head_dim) {
+    int slots = 1;
+    while (slots * kScaleBlock < head_dim) slots *= 2;
+    return slots;
+}
+
 __host__ __device__ inline unsigned char fp8_byte(float x) { return __nv_cvt_float_to_fp8(x, __NV_SATFINITE, __NV_E4M3); }
 
 // |x| as a number whose order is that of magnitudes, NaN above all: the greatest of a block goes to q8_scale. An integer,

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kv_pack.cuh"
+
 // Scalars that change from step to step. One per sequence, in device memory, so that a captured graph replays unchanged.
 struct StepState {
     int position;   // of the newest token, 0-based; its K and V are already in the cache
@@ -34,9 +36,6 @@ struct KvCache {
     const __half* scales;  // [num_kv_heads, capacity, 2 (K, V), scale_slots(head_dim)]  q8 only: of kScaleBlock dimensions each
     int capacity;          // tokens
 };
-constexpr int kScaleBlock = 32;
-// A power of two, so that a token's scales are read in accesses that never straddle.
-__host__ __device__ constexpr int scale_slots(int head_dim) { return head_dim <= 64 ? 2 : head_dim <= 128 ? 4 : 8; }
 
 // Query heads are grouped: head h reads KV head h / group.
 struct Heads {

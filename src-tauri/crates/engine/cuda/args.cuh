@@ -70,13 +70,6 @@ struct MatvecChain {
     MatvecArgs products[kMatvecChain];
 };
 
-// Places for the scales of one row of K or V in a q8 cache: a power of two for its blocks of 32.
-__host__ __device__ constexpr int scale_slots(int head_dim) {
-    int slots = 1;
-    while (slots * 32 < head_dim) slots *= 2;
-    return slots;
-}
-
 // Head norm, RoPE, and appending to the KV cache, for `tokens` rows of [q | k | v].
 struct HeadsArgs {
     const void* qkv;       // [tokens, q_width + 2 kv_width]  f32 or bf16, as the kernel's name says

@@ -9,7 +9,6 @@
 namespace {
 
 constexpr int kMaxPerLane = 4;  // pairs of elements; head_dim <= 256
-constexpr int kBlock = 32;      // elements that share a scale
 
 enum class Cache { kBf16, kQ8, kFp8 };
 
@@ -40,11 +39,11 @@ __device__ void append(const HeadsArgs& args, bool is_v, size_t row, const float
         each([&](int e, float x) { to[e] = fp8_byte(x); });
     } else {
         uint8_t* const to = static_cast<uint8_t*>(plane) + row * args.head_dim;
-        const int blocks = args.head_dim / kBlock, slots = scale_slots(args.head_dim);
+        const int blocks = args.head_dim / kScaleBlock, slots = scale_slots(args.head_dim);
         uint16_t* const scales = args.scales + (2 * row + is_v) * slots;
         // Where half a head is no multiple of a block, a block lies in other lanes' a and b.
         for (int block = 0; block < slots; ++block) {
-            const auto mine = [&](int e) { return e / kBlock == block; };
+            const auto mine = [&](int e) { return e / kScaleBlock == block; };
             unsigned greatest = 0;
             each([&](int e, float x) { greatest = mine(e) ? max(greatest, q8_magnitude(x)) : greatest; });
             const __half scale = q8_scale(__reduce_max_sync(kFullWarp, greatest));

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "kv_pack.cuh"
 #include "step_check.h"
 
 namespace {
