@@ -75,6 +75,14 @@ fn families() -> Vec<Value> {
     vec![config("qwen3"), tied, config("qwen2"), config("mistral"), config("llama"), scaled]
 }
 
+fn in_every_family(check: impl Fn(&str, &Source, &ModelSpec)) {
+    for config in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let spec = write_folder(folder.path(), &config);
+        check(config["model_type"].as_str().unwrap(), &source(folder.path(), &spec, Precision::F32), &spec);
+    }
+}
+
 /// Both round K and V to bf16; the GPU rounds the rotated query as well, by up to 2⁻⁹ as K is. That moves scores, and so
 /// the attention output, by as much again: the bound of the processor's own test (10⁻³) twice, and sums in another order.
 #[test]
@@ -83,15 +91,12 @@ fn steps_agree_with_the_processor_in_every_family() {
     if !gpu() {
         return;
     }
-    for config in families() {
-        let folder = tempfile::tempdir().unwrap();
-        let spec = write_folder(folder.path(), &config);
-        let source = source(folder.path(), &spec, Precision::F32);
-        let want = step_by_step(&mut on_cpu(&source, &spec));
-        let error = worst(&step_by_step(&mut on_gpu(&source, &spec)), &want);
-        eprintln!("{}: {error:.2e}", config["model_type"]);
-        assert!(error <= 2e-3, "{}: {error}", config["model_type"]);
-    }
+    in_every_family(|family, source, spec| {
+        let want = step_by_step(&mut on_cpu(source, spec));
+        let error = worst(&step_by_step(&mut on_gpu(source, spec)), &want);
+        eprintln!("{family}: {error:.2e}");
+        assert!(error <= 2e-3, "{family}: {error}");
+    });
 }
 
 /// Products of prefill take bf16 inputs: each rounds by at most 2⁻⁹ and by 0.4 · 2⁻⁸ in the mean square, four of them in a
@@ -102,14 +107,11 @@ fn reading_agrees_with_the_processor_in_every_family() {
     if !gpu() {
         return;
     }
-    for config in families() {
-        let folder = tempfile::tempdir().unwrap();
-        let spec = write_folder(folder.path(), &config);
-        let source = source(folder.path(), &spec, Precision::F32);
-        let error = worst(&ours(&mut on_gpu(&source, &spec)), &ours(&mut on_cpu(&source, &spec)));
-        eprintln!("{}: {error:.2e}", config["model_type"]);
-        assert!(error <= 1.1e-2, "{}: {error}", config["model_type"]);
-    }
+    in_every_family(|family, source, spec| {
+        let error = worst(&ours(&mut on_gpu(source, spec)), &ours(&mut on_cpu(source, spec)));
+        eprintln!("{family}: {error:.2e}");
+        assert!(error <= 1.1e-2, "{family}: {error}");
+    });
 }
 
 /// The type of a tensor by its name.
@@ -193,23 +195,20 @@ fn caches_of_8_bits_stay_near_bf16_in_every_family() {
     if !gpu() {
         return;
     }
-    for config in families() {
-        let folder = tempfile::tempdir().unwrap();
-        let spec = write_folder(folder.path(), &config);
-        let source = source(folder.path(), &spec, Precision::F32);
-        let want = step_by_step(&mut on_gpu(&source, &spec));
+    in_every_family(|family, source, spec| {
+        let want = step_by_step(&mut on_gpu(source, spec));
         for format in [KvFormat::Q8_0, KvFormat::Fp8] {
-            let mut executor = with_cache(&source, &spec, format);
+            let mut executor = with_cache(source, spec, format);
             assert_eq!(executor.capacity().kv, format);
             let steps = worst(&step_by_step(&mut executor), &want);
             executor.truncate(0);
             // Reading rounds its products' inputs as well, and where that crosses an edge of the cache's steps, a whole one.
             let reading = worst(&ours(&mut executor), &want[PROMPT - 1..]);
-            eprintln!("{}, {format}: steps {steps:.2e}, reading {reading:.2e}", config["model_type"]);
+            eprintln!("{family}, {format}: steps {steps:.2e}, reading {reading:.2e}");
             assert!(steps > 1e-4, "{format} rounded nothing");
             assert!(steps <= rounding(format) && reading <= rounding(format) + 1.1e-2, "{format}: {steps}, {reading}");
         }
-    }
+    });
 }
 
 /// A device's draws are its own, but they follow the seed, and one candidate leaves no choice.

@@ -65,7 +65,6 @@ impl StepBuffers {
 #[derive(Debug)]
 struct LayerProgram {
     heads: HeadsArgs,
-    kv: KvFormat,
     attention: CudaStep,
     /// The output projection, gate and up, down, and what follows the layer: Q, K and V of the next one, or the logits.
     before_silu: Vec<MatvecLaunch>,
@@ -80,6 +79,7 @@ pub(super) struct Program {
     /// Q, K and V of the first layer.
     begin: Vec<MatvecLaunch>,
     layers: Vec<LayerProgram>,
+    kv: KvFormat,
     angles: RopeArgs,
     width: usize,
 }
@@ -130,6 +130,7 @@ impl Program {
         Ok(Self {
             begin: after,
             layers,
+            kv: kv.format(),
             angles: RopeArgs {
                 inv_freq: buffers.inv_freq.address(),
                 factor: spec.rope.attention_factor(),
@@ -163,7 +164,7 @@ impl Program {
             kernels.rope_angles(self.angles)?;
             self.begin.iter().try_for_each(|launch| kernels.matvec(launch))?;
             for (index, layer) in self.layers.iter().enumerate() {
-                kernels.split_heads(layer.heads, layer.kv)?;
+                kernels.split_heads(layer.heads, self.kv)?;
                 match kind {
                     StepKind::Policy => attention.step(index, &layer.attention)?,
                     StepKind::Rest => attention.step_resting(index, &layer.attention)?,
@@ -248,7 +249,6 @@ impl Planner<'_> {
         let KvAddresses { k, v, scales } = self.kv.addresses(index);
         Ok(LayerProgram {
             heads: self.heads(index, layer),
-            kv: self.kv.format(),
             attention: CudaStep {
                 q_pre: buffers.q_pre.address(),
                 q_rot: buffers.q_rot.address_of(row),
