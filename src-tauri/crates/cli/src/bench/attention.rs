@@ -1,6 +1,6 @@
 //! `reprise bench attention`: one layer's decode step, cases in turns so that noise meets all alike.
 
-use mac_attention::cuda::{CudaElement, Gpu, PlainSum};
+use mac_attention::cuda::{Gpu, PlainSum};
 use mac_attention::{AttentionShape, RingLayout, ThreadPool};
 use reprise_engine::{EngineError, KvFormat};
 use serde::Serialize;
@@ -105,16 +105,16 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
     if let Some(file) = &args.grid {
         return super::grid::run(&gpu, file, args, commit.as_deref());
     }
-    let shape = args.shape.0;
+    let (shape, format) = (args.shape.0, KvFormat::from(args.kv));
     let shortest = attention_cuda::MIN_CONTEXT;
     if let Some(context) = args.context.iter().find(|context| **context < shortest) {
         return Err(Failure::Usage(format!("{context} tokens: on a GPU a context has {shortest} or more")));
     }
     let mut status = StatusLine::new();
     status.show("checking the kernels");
-    attention_cuda::verify(&gpu, shape, element(args.kv))?;
+    attention_cuda::verify(&gpu, shape, format.element())?;
     let plan = |context| {
-        Plan::new(shape, context, args.lag, args.backoff, args.case.len()).with_element(element(args.kv)).fill(&gpu)
+        Plan::new(shape, context, args.lag, args.backoff, args.case.len()).with_element(format.element()).fill(&gpu)
     };
     let plans = args.context.iter().map(|context| plan(*context)).collect::<Result<Vec<_>, _>>()?;
     let kv = attention_cuda::made_up_kv(&gpu, &plans)?;
@@ -128,13 +128,13 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
         status.clear();
         if !args.json {
             let name = format!("{device}, driver for CUDA {driver}");
-            line(&cuda_table(&name, args.kv.into(), &bench, plan, &cases, read_bandwidth))?;
+            line(&cuda_table(&name, format, &bench, plan, &cases, read_bandwidth))?;
             continue;
         }
         for case in &cases {
             let measured = Measured { case: case.case, seconds: case.seconds, bytes: case.bytes };
             let mut row = row(shape, &device, plan.context, &measured, read_bandwidth);
-            row.kv = KvFormat::from(args.kv).name();
+            row.kv = format.name();
             row.gpu = Some(GpuRow {
                 predicted_bytes: case.predicted_bytes.round() as u64,
                 groups_reused: case.groups_reused,
@@ -146,15 +146,6 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
         }
     }
     Ok(())
-}
-
-/// As the kernels name it.
-fn element(kv: KvChoice) -> CudaElement {
-    match kv {
-        KvChoice::Bf16 => CudaElement::Bf16,
-        KvChoice::Q8_0 => CudaElement::Q8,
-        KvChoice::Fp8 => CudaElement::Fp8,
-    }
 }
 
 fn cuda_table(

@@ -11,7 +11,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cases::Case;
-use crate::doctor::cuda_check::{self, Depth};
+use crate::doctor::cuda_check::{self, Depth, rotated};
 use crate::failure::Failure;
 use crate::figures::median;
 
@@ -145,14 +145,9 @@ impl Bench {
         let mut rng = ChaCha8Rng::seed_from_u64(0x5eed);
         let mut queries =
             || -> Vec<f32> { (0..shape.num_q_heads() * shape.head_dim()).map(|_| noise(&mut rng)).collect() };
-        let rotated = |x: &f32| match element.queries() {
-            CudaElement::Bf16 => bf16::from_f32(*x).to_bits(),
-            _ => f16::from_f32(*x).to_bits(),
-        };
         for layer in 0..plan.setup.layers {
             let pre: Vec<bf16> = queries().into_iter().map(bf16::from_f32).collect();
-            let rot: Vec<u16> = queries().iter().map(rotated).collect();
-            layers.write_queries(layer, &pre, &rot)?;
+            layers.write_queries(layer, &pre, &rotated(&queries(), element))?;
         }
         let mut bench = Self { plan, layers, len: 0 };
         // One exact step and then chained hits fill the rings at the cost of their own length. Times depend on what is

@@ -79,8 +79,8 @@ fn rounded(rows: &[f32]) -> Vec<bf16> {
     rows.iter().map(|x| bf16::from_f32(*x)).collect()
 }
 
-/// Bits of rotated queries.
-fn rotated(rows: &[f32], element: CudaElement) -> Vec<u16> {
+/// Bits of rotated queries, for K and V of `element`.
+pub(crate) fn rotated(rows: &[f32], element: CudaElement) -> Vec<u16> {
     match element.queries() {
         CudaElement::Bf16 => rows.iter().map(|x| bf16::from_f32(*x).to_bits()).collect(),
         _ => rows.iter().map(|x| f16::from_f32(*x).to_bits()).collect(),

@@ -12,7 +12,7 @@ const TILE_TOKENS: usize = 256;
 
 impl KvFormat {
     /// As the attention kernels name it.
-    pub(super) fn element(self) -> CudaElement {
+    pub fn element(self) -> CudaElement {
         match self {
             Self::Bf16 => CudaElement::Bf16,
             Self::Q8_0 => CudaElement::Q8,
