@@ -62,6 +62,9 @@ impl Gpu {
 }
 
 impl ReservedBuffer {
+    /// Pages of every device so far: what a plan reckons with before a device is asked ([`Self::page_bytes`]).
+    pub const USUAL_PAGE_BYTES: usize = 2 << 20;
+
     /// First address.
     pub fn address(&self) -> u64 {
         self.address

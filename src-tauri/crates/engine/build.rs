@@ -14,6 +14,6 @@ fn main() -> Result<(), String> {
     }
     println!("cargo::rerun-if-changed=build.rs");
     #[cfg(feature = "cuda")]
-    cuda_fatbin::embed_with("cuda", &["../../../kernels/cuda/kv_pack.cuh"])?;
+    cuda_fatbin::embed_with("cuda", &["../../../kernels/cuda/copy.cuh", "../../../kernels/cuda/kv_pack.cuh"])?;
     Ok(())
 }

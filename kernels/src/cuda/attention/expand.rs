@@ -6,9 +6,6 @@ use super::{CudaAttention, CudaElement};
 use crate::cuda::FATBINS;
 use crate::{AttentionShape, KernelError};
 
-/// Pages that memory comes in, of every device so far.
-const PAGE_BYTES: usize = 2 << 20;
-
 /// The kernel and its rows, of one layer at a time: all layers share them.
 #[derive(Debug)]
 pub(super) struct Expansion {
@@ -33,7 +30,7 @@ impl Expansion {
 impl CudaAttention {
     /// Bytes that [`Self::back_reading`] takes for `tokens` tokens, at most.
     pub fn reading_bytes(shape: AttentionShape, element: CudaElement, tokens: usize) -> usize {
-        let page = if element.bytes() > 1 { 0 } else { PAGE_BYTES };
+        let page = if element.bytes() > 1 { 0 } else { ReservedBuffer::USUAL_PAGE_BYTES };
         page + tokens * Self::reading_token_bytes(shape, element)
     }
 

@@ -1,42 +1,7 @@
-// Hooks into launch order, asynchronous copies, and loads that see what the previous kernel wrote.
+// What all kernels here do beside their arithmetic: launch order and copies (`copy.cuh`), words that other blocks write, sums of a warp.
 #pragma once
 
-#include <cstdint>
-
-// Programmatic dependent launch: the next kernel may be scheduled from `allow_next` on; nothing that earlier kernels write may
-// be touched before `wait_for_previous`.
-__device__ inline void allow_next() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ inline void wait_for_previous() {
-#if __CUDA_ARCH__ >= 900
-    asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-__device__ inline uint32_t shared_address(const void* pointer) { return static_cast<uint32_t>(__cvta_generic_to_shared(pointer)); }
-
-// L2 hint for weights: read once a step, so they leave before what is read again soon.
-__device__ inline uint64_t evict_first_policy() {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-
-// 16 bytes, global to shared; zeros where not `valid`.
-__device__ inline void copy_async_16(uint32_t shared, const void* global, bool valid, uint64_t policy) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint [%0], [%1], 16, %2, %3;" ::"r"(shared), "l"(global), "r"(valid ? 16 : 0),
-                 "l"(policy)
-                 : "memory");
-}
-__device__ inline void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-// Waits until at most `kPending` of this thread's newest groups are under way.
-template <int kPending>
-__device__ inline void wait_copies() {
-    asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
+#include "copy.cuh"
 
 __device__ inline void prefetch_l2(const void* global) { asm volatile("prefetch.global.L2 [%0];" ::"l"(global)); }
 

@@ -129,13 +129,13 @@ class Ring {
                 Stream& stream = streams_[k];
                 const Plane place = plane(k);
                 if (lane * 16 < place.unit.bytes) {
-                    const bool inside = !last || stream.takes_last;
+                    const int bytes = !last || stream.takes_last ? 16 : 0;
                     const unsigned char* from = stream.from;
                     // A plane of 8 bytes per unit is copied with its neighbour's.
                     if (place.unit.step < 16) from = reinterpret_cast<const unsigned char*>(reinterpret_cast<uintptr_t>(from) & ~uintptr_t{15});
                     const uint32_t to = address_ + fill_ + place.unit.slot + lane * 16;
-                    copy_async_16(to, from, inside, policy_);
-                    copy_async_16(to + place.slot_bytes, from + stream.second, inside, policy_);
+                    copy_async(to, from, bytes, policy_);
+                    copy_async(to + place.slot_bytes, from + stream.second, bytes, policy_);
                 }
                 stream.from += place.unit.step;
             }

@@ -30,7 +30,7 @@ build() {
         object=$out/$(basename "$source" .cu).o
         objects+=("$object")
         # Headers are few: anything newer rebuilds everything.
-        if [[ ! -e $object || -n $(find "$cuda" "$harness" "$shared/kv_pack.cuh" \( -name '*.cuh' -o -name 'step*.h' -o -wholename "$source" \) -newer "$object" -print -quit) ]]; then
+        if [[ ! -e $object || -n $(find "$cuda" "$harness" "$shared"/{copy,kv_pack}.cuh \( -name '*.cuh' -o -name 'step*.h' -o -wholename "$source" \) -newer "$object" -print -quit) ]]; then
             compile "$@" -c "$source" -o "$object"
         fi
     done
@@ -38,7 +38,7 @@ build() {
 }
 
 build_if_stale() {
-    if [[ ! -x $binary || -n $(find "$cuda" "$shared/kv_pack.cuh" -name '*.[ch]*' -newer "$binary" -print -quit) ]]; then build; fi
+    if [[ ! -x $binary || -n $(find "$cuda" "$shared"/{copy,kv_pack}.cuh -name '*.[ch]*' -newer "$binary" -print -quit) ]]; then build; fi
 }
 
 command=${1:-}

@@ -74,9 +74,7 @@ impl DeviceKv {
 
     /// Bytes that rounding up to tiles and pages may add to what the tokens need.
     pub(super) fn slack(spec: &ModelSpec, format: KvFormat) -> u64 {
-        /// Of every device so far.
-        const PAGE_BYTES: usize = 2 << 20;
-        let pages = rows(format, spec.head_dim).len() * PAGE_BYTES;
+        let pages = rows(format, spec.head_dim).len() * ReservedBuffer::USUAL_PAGE_BYTES;
         (spec.layers * pages) as u64 + TILE_TOKENS as u64 * spec.kv_bytes_per_token(format)
     }
 
