@@ -217,8 +217,8 @@ pub(crate) struct BenchAttentionArgs {
     /// How keys and values are held.
     #[arg(long, value_enum, default_value_t = KvChoice::Bf16)]
     pub(crate) kv: KvChoice,
-    /// On a GPU: writes a table of many shapes, contexts and hit rates to this CSV file instead.
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "context", "case", "kv", "json"])]
+    /// On a GPU: writes a table of many shapes, contexts and hit rates to this CSV file instead, one type of K and V at a time.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["shape", "context", "case", "json"])]
     pub(crate) grid: Option<PathBuf>,
     /// On a GPU: the commit that results are marked with, if git cannot tell.
     #[arg(long, value_name = "HASH")]

@@ -1,13 +1,14 @@
 //! `reprise bench attention`: one layer's decode step, cases in turns so that noise meets all alike.
 
-use mac_attention::cuda::{Gpu, PlainSum};
+use mac_attention::cuda::Gpu;
 use mac_attention::{AttentionShape, RingLayout, ThreadPool};
 use reprise_engine::{EngineError, KvFormat};
 use serde::Serialize;
 
-use super::attention_cuda::{self, Bench, Plan};
+use super::attention_cuda::{self, Bench};
 use super::cases::Case;
 use super::layers::{Layers, MAX_LAYERS};
+use super::plan::{MIN_CONTEXT, Plan};
 use crate::args::{BenchAttentionArgs, DeviceChoice, KvChoice};
 use crate::failure::Failure;
 use crate::figures::{bytes, grouped, median, percent, seconds};
@@ -43,6 +44,8 @@ struct Row<'a> {
 /// What a line has besides on a GPU.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct GpuRow<'a> {
+    /// Of exact attention, in turns with the case.
+    exact_seconds: f64,
     /// Bytes by the method alone, at the share of groups that reused.
     predicted_bytes: u64,
     groups_reused: f64,
@@ -106,9 +109,8 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
         return super::grid::run(&gpu, file, args, commit.as_deref());
     }
     let (shape, format) = (args.shape.0, KvFormat::from(args.kv));
-    let shortest = attention_cuda::MIN_CONTEXT;
-    if let Some(context) = args.context.iter().find(|context| **context < shortest) {
-        return Err(Failure::Usage(format!("{context} tokens: on a GPU a context has {shortest} or more")));
+    if let Some(context) = args.context.iter().find(|context| **context < MIN_CONTEXT) {
+        return Err(Failure::Usage(format!("{context} tokens: on a GPU a context has {MIN_CONTEXT} or more")));
     }
     let mut status = StatusLine::new();
     status.show("checking the kernels");
@@ -118,12 +120,11 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
     };
     let plans = args.context.iter().map(|context| plan(*context)).collect::<Result<Vec<_>, _>>()?;
     let kv = attention_cuda::made_up_kv(&gpu, &plans)?;
-    let mut sum = PlainSum::new(&gpu)?;
     let (device, driver) = attention_cuda::names(&gpu);
     for plan in plans {
         status.show(&format!("measuring {} tokens", grouped(plan.context as u64)));
         let mut bench = Bench::build(&gpu, plan, &kv)?;
-        let read_bandwidth = bench.read_bandwidth(&mut sum)?;
+        let read_bandwidth = bench.read_bandwidth()?;
         let cases = args.case.iter().map(|case| bench.measure(*case)).collect::<Result<Vec<_>, _>>()?;
         status.clear();
         if !args.json {
@@ -136,6 +137,7 @@ fn run_cuda(args: &BenchAttentionArgs) -> Result<(), Failure> {
             let mut row = row(shape, &device, plan.context, &measured, read_bandwidth);
             row.kv = format.name();
             row.gpu = Some(GpuRow {
+                exact_seconds: case.exact_seconds,
                 predicted_bytes: case.predicted_bytes.round() as u64,
                 groups_reused: case.groups_reused,
                 layers: bench.layers(),
@@ -156,10 +158,9 @@ fn cuda_table(
     cases: &[attention_cuda::Measured],
     read_bandwidth: f64,
 ) -> String {
-    let exact = cases.iter().find(|m| m.case == Case::Exact).map(|m| m.seconds);
     let shape = plan.setup.shape;
     let heading = format!(
-        "attention, {} query / {} KV heads of {}, {kv}, {} tokens, {device}\n{} layers in turn ({} of KV), median of {} steps; plain sum {}/s\n{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
+        "attention, {} query / {} KV heads of {}, {kv}, {} tokens, {device}\n{} layers in turn ({} of KV), median of {} steps, in turns with exact ones; plain sum {}/s\n{:<10} {:>8} {:>10} {:>10} {:>10} {:>12} {:>9} {:>9}",
         shape.num_q_heads(),
         shape.num_kv_heads(),
         shape.head_dim(),
@@ -188,7 +189,7 @@ fn cuda_table(
             bytes(measured.bytes as u64),
             bytes(rate as u64) + "/s",
             percent(rate / read_bandwidth),
-            exact.map_or("–".to_owned(), |exact| format!("{:.2}", exact / measured.seconds)),
+            format!("{:.2}", measured.exact_seconds / measured.seconds),
         )
     });
     [heading].into_iter().chain(lines).collect::<Vec<_>>().join("\n") + "\n"
@@ -314,9 +315,5 @@ fn table(
             ratio,
         )
     });
-    [heading].into_iter().chain(lines).collect::<Vec<_>>().join(
-        "
-",
-    ) + "
-"
+    [heading].into_iter().chain(lines).collect::<Vec<_>>().join("\n") + "\n"
 }

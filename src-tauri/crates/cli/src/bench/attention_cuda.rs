@@ -3,29 +3,19 @@
 use std::sync::Arc;
 
 use half::{bf16, f16};
-use mac_attention::cuda::{
-    CudaAttentionSetup, CudaElement, CudaError, CudaLayers, CudaStepKind, DeviceBuffer, Gpu, PlainSum,
-};
-use mac_attention::{AttentionShape, Backoff, Forced, Pace, PaceCost, PaceStep, Pattern, Policy, Ring, RingLayout};
+use mac_attention::cuda::{CudaAttentionSetup, CudaElement, CudaLayers, CudaStepKind, DeviceBuffer, Gpu, PlainSum};
+use mac_attention::{AttentionShape, Backoff, Forced, Pace, PaceCost, PaceStep, Pattern, Policy};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::cases::Case;
+use super::plan::{Plan, WARM_UP, settling};
 use crate::doctor::cuda_check::{self, Depth, rotated};
 use crate::failure::Failure;
 use crate::figures::median;
 
-/// Steps that are timed per case unless a plan says otherwise; each is one replay of a graph over all layers.
-pub(crate) const STEPS: usize = 34;
-const WARM_UP: usize = 2;
-/// Share of the free device memory that a benchmark may take.
-const MEMORY_SHARE: f64 = 0.85;
-/// Layers beyond this only cost memory.
-const MAX_LAYERS: usize = 512;
-/// Layers must hold this many times the second-level cache, both whole and in what a hit touches.
-const CACHES: usize = 2;
 /// Numbers that the device adds up while the host prepares a single step, so that it does not wait for the host.
-const SPACER: usize = 64 << 20;
+const SPACER: usize = 256 << 20;
 /// Length of the noise table in numbers. Prime, so that rows of a power of two never repeat before it is used up.
 const NOISE: usize = 65_521;
 
@@ -35,8 +25,12 @@ pub(crate) struct Measured {
     pub(crate) case: Case,
     /// Median over steps of the mean over layers.
     pub(crate) seconds: f64,
+    /// The same of exact attention, in turns with the case.
+    pub(crate) exact_seconds: f64,
     /// K, V and ring bytes, counted by the kernels.
     pub(crate) bytes: f64,
+    /// K and V bytes of exact attention.
+    pub(crate) exact_bytes: f64,
     /// Share of groups whose K and V were not read.
     pub(crate) groups_reused: f64,
     /// What the arithmetic of the method needs: K, V and ring bytes of exact and reused groups.
@@ -48,91 +42,24 @@ pub(crate) struct Measured {
 pub(crate) struct Paced {
     /// Mean over steps and layers.
     pub(crate) seconds: f64,
+    /// The same of exact attention, in turns with the case.
+    pub(crate) exact_seconds: f64,
     /// Share of steps that searched.
     pub(crate) searched: f64,
 }
 
-/// A shape at a context, before any memory is taken.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) struct Plan {
-    pub(crate) setup: CudaAttentionSetup,
-    pub(crate) context: usize,
-    /// Distance to the reused entry, in tokens.
-    pub(crate) lag: usize,
-    /// Longest pause of a search in `no_hit`.
-    pub(crate) max_pause: u32,
-    /// Steps that are timed per case.
-    pub(crate) steps: usize,
-    /// Steps of all cases together, and some more.
-    pub(crate) room: usize,
-}
-
-/// Shortest context: cases need room around it.
-pub(crate) const MIN_CONTEXT: usize = 1024;
-
-impl Plan {
-    /// A plan for one layer; see [`Self::fill`].
-    pub(crate) fn new(shape: AttentionShape, context: usize, lag: usize, max_pause: u32, cases: usize) -> Self {
-        let layout = RingLayout::default();
-        let setup = CudaAttentionSetup { shape, element: CudaElement::Bf16, layout, layers: 1 };
-        let room = cases * (WARM_UP + STEPS) + settling(max_pause);
-        Self { setup, context, lag, max_pause, steps: STEPS, room }
-    }
-
-    /// `cases` cases of few steps each, and `more` steps beside them.
-    pub(crate) fn with_steps(self, steps: usize, cases: usize, more: usize) -> Self {
-        Self { steps, room: cases * (WARM_UP + steps) + more, ..self }
-    }
-
-    /// K and V of another type than bf16.
-    pub(crate) fn with_element(mut self, element: CudaElement) -> Self {
-        self.setup.element = element;
-        self
-    }
-
-    /// Some layers, for a quick look.
-    pub(crate) fn with_layers(mut self, layers: usize) -> Self {
-        self.setup.layers = layers;
-        self
-    }
-
-    /// As many layers as keep caches from helping, or as fit.
-    pub(crate) fn fill(mut self, gpu: &Gpu) -> Result<Self, Failure> {
-        let Self { setup: CudaAttentionSetup { shape, element, layout, .. }, context, lag, .. } = self;
-        let token = element.token_bytes(shape);
-        let queries = shape.num_q_heads() * shape.head_dim() * layout.slots * size_of::<bf16>();
-        let hit = (layout.band + lag).min(context) * token + queries;
-        let cache = CACHES * gpu.info().l2_bytes;
-        let wanted = cache.div_ceil(hit.min(context * token)).clamp(8, MAX_LAYERS);
-        let each = self.capacity() * token + Ring::bytes(shape, layout);
-        let (free, _) = gpu.memory()?;
-        let fits = (free as f64 * MEMORY_SHARE / each as f64) as usize;
-        if fits < 2 {
-            return Err(CudaError::OutOfMemory { need_bytes: 2 * each as u64, free_bytes: free }.into());
-        }
-        self.setup.layers = wanted.min(fits);
-        Ok(self)
-    }
-
-    /// 16-bit words of K and V of all layers, scales apart.
-    pub(crate) fn kv_words(&self) -> usize {
-        CudaLayers::kv_words(self.setup, self.capacity())
-    }
-
-    fn capacity(&self) -> usize {
-        self.context + self.room
-    }
-}
-
-/// Tolerated misses, then pauses of 1, 2, 4 … up to the longest.
-fn settling(max_pause: u32) -> usize {
-    9 + 4 * max_pause as usize
+/// Seconds per layer of steps, and of the exact ones among them.
+#[derive(Debug, Default)]
+struct Turns {
+    steps: Vec<f64>,
+    exact: Vec<f64>,
 }
 
 /// All layers of one shape and context on the device.
 pub(crate) struct Bench {
     plan: Plan,
     layers: CudaLayers,
+    sum: PlainSum,
     /// Tokens up to the cursor.
     len: usize,
 }
@@ -149,7 +76,7 @@ impl Bench {
             let pre: Vec<bf16> = queries().into_iter().map(bf16::from_f32).collect();
             layers.write_queries(layer, &pre, &rotated(&queries(), element))?;
         }
-        let mut bench = Self { plan, layers, len: 0 };
+        let mut bench = Self { plan, layers, sum: PlainSum::new(gpu)?, len: 0 };
         // One exact step and then chained hits fill the rings at the cost of their own length. Times depend on what is
         // there, not on its values.
         bench.len = plan.context.saturating_sub(plan.room / 2 + layout.slots).max(1);
@@ -162,80 +89,72 @@ impl Bench {
         Ok(bench)
     }
 
-    /// Times one case.
+    /// Times one case, in turns with exact attention.
     pub(crate) fn measure(&mut self, case: Case) -> Result<Measured, Failure> {
-        let Plan { setup, lag, max_pause, .. } = self.plan;
+        let Plan { setup, lag, max_pause, steps, .. } = self.plan;
+        let before = self.len;
         if case == Case::NoHit && max_pause > 0 {
             self.settle_misses()?;
         } else {
             self.set_policy(|layer| case.policy(lag, max_pause, 1 + layer as u64))?;
         }
-        let before = self.len;
-        self.advance(CudaStepKind::Policy, WARM_UP)?;
-        self.layers.report()?;
-        let times = self.advance(CudaStepKind::Policy, self.plan.steps)?;
+        self.warm_up(&[CudaStepKind::Policy])?;
+        let mut turns = Turns::default();
         let (mut bytes, mut reused, mut exact) = (0, 0, 0);
-        for counters in self.layers.report()? {
-            bytes += counters.kv_bytes_read + counters.ring_bytes;
-            reused += counters.groups_reused;
-            exact += counters.kv_bytes_exact;
+        for _ in 0..steps {
+            self.turn(CudaStepKind::Policy, &mut turns)?;
+            for counters in self.layers.report()? {
+                bytes += counters.kv_bytes_read + counters.ring_bytes;
+                reused += counters.groups_reused;
+                exact += counters.kv_bytes_exact;
+            }
         }
         if case == Case::Exact {
             // It leaves no ring entries, so the next case begins where it began.
-            self.layers.seek(before)?;
-            self.len = before;
+            self.seek(before)?;
         }
-        let steps = (setup.layers * self.plan.steps) as f64;
-        let groups_reused = reused as f64 / (steps * setup.shape.num_kv_heads() as f64);
+        let layer_steps = (setup.layers * steps) as f64;
+        let groups_reused = reused as f64 / (layer_steps * setup.shape.num_kv_heads() as f64);
         check(case, groups_reused)?;
-        let exact = exact as f64 / steps;
+        let exact_bytes = exact as f64 / layer_steps;
         Ok(Measured {
             case,
-            seconds: median(&times) * 1e-6 / setup.layers as f64,
-            bytes: bytes as f64 / steps,
+            seconds: median(&turns.steps),
+            exact_seconds: median(&turns.exact),
+            bytes: bytes as f64 / layer_steps,
+            exact_bytes,
             groups_reused,
-            predicted_bytes: self.predicted(case, exact, groups_reused),
+            predicted_bytes: self.predicted(case, exact_bytes, groups_reused),
         })
     }
 
     /// Seconds of a layer's step when searches rest and entries are written all the same.
     pub(crate) fn measure_rest(&mut self) -> Result<f64, Failure> {
         self.set_policy(|_| Policy::Rest)?;
-        self.advance(CudaStepKind::Rest, WARM_UP)?;
-        let times = self.advance(CudaStepKind::Rest, self.plan.steps)?;
-        Ok(median(&times) * 1e-6 / self.layers() as f64)
+        self.warm_up(&[CudaStepKind::Rest])?;
+        let mut turns = Turns::default();
+        (0..self.plan.steps).try_for_each(|_| self.turn(CudaStepKind::Rest, &mut turns))?;
+        Ok(median(&turns.steps))
     }
 
     /// Times `case` as the product runs it: per step of all layers [`Pace`] decides between searching, resting and exact
     /// attention. Ends after `limit` steps, or sooner where every step searches.
-    pub(crate) fn measure_paced(
-        &mut self,
-        case: Case,
-        limit: usize,
-        read_bandwidth: f64,
-        sum: &mut PlainSum,
-    ) -> Result<Paced, Failure> {
+    pub(crate) fn measure_paced(&mut self, case: Case, limit: usize, read_bandwidth: f64) -> Result<Paced, Failure> {
         /// So many searches in a row show that reuse pays.
         const CONVINCED: usize = 12;
         let Plan { setup, lag, max_pause, .. } = self.plan;
         self.set_policy(|layer| case.policy(lag, max_pause, 1 + layer as u64))?;
-        // Captured before anything is timed.
-        for kind in [CudaStepKind::Policy, CudaStepKind::Rest, CudaStepKind::Exact] {
-            self.advance(kind, 0)?;
-        }
+        self.warm_up(&[CudaStepKind::Policy, CudaStepKind::Rest])?;
         let mut pace =
             Pace::new(PaceCost::cuda_with_kv(setup.shape, setup.element.token_bytes(setup.shape), read_bandwidth));
-        let spacer = SPACER.min(self.plan.kv_words());
-        let (mut total, mut steps, mut searched) = (0.0, 0usize, 0usize);
-        self.layers.report()?;
-        while steps < limit && !(searched == steps && steps >= CONVINCED) {
+        let (mut turns, mut steps, mut searched) = (Turns::default(), 0, 0);
+        while steps < limit && !(searched == steps && searched >= CONVINCED) {
             let kind = match pace.next_step(self.len) {
                 PaceStep::Search => CudaStepKind::Policy,
                 PaceStep::Rest => CudaStepKind::Rest,
                 PaceStep::Exact => CudaStepKind::Exact,
             };
-            sum.start(self.layers.kv(), spacer)?;
-            total += self.advance(kind, 1)?.iter().sum::<f64>();
+            self.turn(kind, &mut turns)?;
             steps += 1;
             if kind == CudaStepKind::Policy {
                 searched += 1;
@@ -243,8 +162,42 @@ impl Bench {
                 pace.searched(self.layers.report()?.iter().map(|layer| (layer.groups_reused, layer.groups)), tokens);
             }
         }
-        let share = searched as f64 / steps as f64;
-        Ok(Paced { seconds: total * 1e-6 / (steps * setup.layers) as f64, searched: share })
+        Ok(Paced {
+            seconds: mean(&turns.steps),
+            exact_seconds: mean(&turns.exact),
+            searched: searched as f64 / steps as f64,
+        })
+    }
+
+    /// Captures the steps' graphs and replays them a few times: the first replay of a graph waits for its upload.
+    fn warm_up(&mut self, kinds: &[CudaStepKind]) -> Result<(), Failure> {
+        let before = self.len;
+        self.advance(CudaStepKind::Exact, WARM_UP)?;
+        self.seek(before)?;
+        kinds.iter().try_for_each(|kind| self.advance(*kind, WARM_UP).map(|_| ()))
+    }
+
+    /// A step of `kind`, and before every third an exact one at the same position, which leaves nothing behind. A card has
+    /// slow moments of a tenth of a second, up to a tenth slower, which must meet both. Not before every step: one that reads
+    /// all of a long context leaves the next without addresses in the translation cache, which a row of hits would have.
+    fn turn(&mut self, kind: CudaStepKind, turns: &mut Turns) -> Result<(), Failure> {
+        const EXACT_EVERY: usize = 3;
+        if turns.steps.len().is_multiple_of(EXACT_EVERY) {
+            let before = self.len;
+            turns.exact.push(self.timed_step(CudaStepKind::Exact)?);
+            self.seek(before)?;
+        }
+        // What other steps counted.
+        self.layers.report()?;
+        turns.steps.push(self.timed_step(kind)?);
+        Ok(())
+    }
+
+    /// Seconds per layer.
+    fn timed_step(&mut self, kind: CudaStepKind) -> Result<f64, Failure> {
+        self.sum.start(self.layers.kv(), SPACER.min(self.plan.kv_words()))?;
+        let microseconds: f64 = self.advance(kind, 1)?.iter().sum();
+        Ok(microseconds * 1e-6 / self.layers() as f64)
     }
 
     /// Lets every layer miss until its pauses are as long as they get. Layers begin at different steps of the cycle, so that
@@ -268,9 +221,9 @@ impl Bench {
     }
 
     /// Bytes per second of a plain sum over K and V of all layers.
-    pub(crate) fn read_bandwidth(&self, sum: &mut PlainSum) -> Result<f64, Failure> {
+    pub(crate) fn read_bandwidth(&mut self) -> Result<f64, Failure> {
         let elements = self.plan.kv_words();
-        let times = sum.run(self.layers.kv(), elements, 6)?;
+        let times = self.sum.run(self.layers.kv(), elements, 6)?;
         Ok((elements * size_of::<u16>()) as f64 / (median(&times[1..]) * 1e-6))
     }
 
@@ -296,11 +249,21 @@ impl Bench {
         Ok(())
     }
 
+    fn seek(&mut self, len: usize) -> Result<(), Failure> {
+        self.layers.seek(len)?;
+        self.len = len;
+        Ok(())
+    }
+
     fn advance(&mut self, kind: CudaStepKind, steps: usize) -> Result<Vec<f64>, Failure> {
         let times = self.layers.replay(kind, steps)?;
         self.len += steps;
         Ok(times)
     }
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
 }
 
 /// A case that does not do what its name says must not be timed.

@@ -5,10 +5,12 @@ use std::io::Write as _;
 use std::path::Path;
 
 use mac_attention::AttentionShape;
-use mac_attention::cuda::{CudaElement, Gpu, PlainSum};
+use mac_attention::cuda::Gpu;
+use reprise_engine::KvFormat;
 
-use super::attention_cuda::{Bench, Measured, Paced, Plan, made_up_kv, names, verify};
+use super::attention_cuda::{Bench, Measured, Paced, made_up_kv, names, verify};
 use super::cases::Case;
+use super::plan::{Plan, WARM_UP};
 use crate::args::BenchAttentionArgs;
 use crate::failure::Failure;
 use crate::figures::grouped;
@@ -23,27 +25,29 @@ const RATES: [f32; 6] = [0.0, 0.5, 0.9, 0.95, 0.97, 1.0];
 const STEPS: usize = 9;
 
 /// Times in microseconds per layer and step: `search_us` searches at every step, `paced_us` searches when the product
-/// would, in `searched` of the steps. Bytes are those of a searching step.
+/// would, in `searched` of the steps. Beside each stands exact attention, measured in turns with it: medians beside the
+/// first, means beside the second, whose steps are of several kinds. Bytes are those of a searching step.
 const COLUMNS: &str = "device,driver,commit,query_heads,kv_heads,head_dim,element,context,layers,hit_rate,groups_reused,\
-exact_us,rest_us,search_us,paced_us,searched,exact_over_search,exact_over_paced,bytes,predicted_bytes,bytes_per_s,\
-exact_bytes_per_s,read_bandwidth";
+rest_us,search_us,search_exact_us,paced_us,paced_exact_us,searched,exact_over_search,exact_over_paced,bytes,\
+predicted_bytes,bytes_per_s,exact_bytes_per_s,read_bandwidth";
 
 /// Measures everything and writes the file.
 pub(super) fn run(gpu: &Gpu, file: &Path, args: &BenchAttentionArgs, commit: Option<&str>) -> Result<(), Failure> {
     let mut status = StatusLine::new();
     let shapes = SHAPES.iter().map(|(q, kv, dim)| AttentionShape::new(*q, *kv, *dim)).collect::<Result<Vec<_>, _>>()?;
+    let format = KvFormat::from(args.kv);
     let mut plans = Vec::new();
     for &shape in &shapes {
         status.show("checking the kernels");
-        verify(gpu, shape, CudaElement::Bf16)?;
+        verify(gpu, shape, format.element())?;
         for context in CONTEXTS {
-            // Exact and rest, then every rate twice.
-            let paced = RATES.len() * longest_run(context);
-            plans.push(Plan::new(shape, context, args.lag, 0, 1).with_steps(STEPS, 2 + RATES.len(), paced).fill(gpu)?);
+            // Rest, then every rate twice; what is paced begins with two kinds of steps.
+            let paced = RATES.len() * (longest_run(context) + 2 * WARM_UP);
+            let plan = Plan::new(shape, context, args.lag, 0, 1).with_element(format.element());
+            plans.push(plan.with_steps(STEPS, 1 + RATES.len(), paced).fill(gpu)?);
         }
     }
     let kv = made_up_kv(gpu, &plans)?;
-    let mut sum = PlainSum::new(gpu)?;
     let (device, driver) = names(gpu);
     let prefix = format!("{device},{driver},{}", commit.unwrap_or(""));
     if let Some(folder) = file.parent() {
@@ -56,14 +60,13 @@ pub(super) fn run(gpu: &Gpu, file: &Path, args: &BenchAttentionArgs, commit: Opt
     for plan in plans {
         status.show(&format!("{:?}, {} tokens", plan.setup.shape, grouped(plan.context as u64)));
         let mut bench = Bench::build(gpu, plan, &kv)?;
-        let read_bandwidth = bench.read_bandwidth(&mut sum)?;
-        let exact = bench.measure(Case::Exact)?;
+        let read_bandwidth = bench.read_bandwidth()?;
         let rest_s = bench.measure_rest()?;
         for rate in RATES {
             let case = case(rate);
             let search = bench.measure(case)?;
-            let paced = bench.measure_paced(case, longest_run(plan.context), read_bandwidth, &mut sum)?;
-            let cell = Cell { plan, rate, exact, rest_s, search, paced, read_bandwidth };
+            let paced = bench.measure_paced(case, longest_run(plan.context), read_bandwidth)?;
+            let cell = Cell { plan, format, rate, rest_s, search, paced, read_bandwidth };
             writeln!(table, "{prefix},{}", cell.row())?;
             rows += 1;
         }
@@ -93,8 +96,8 @@ fn case(rate: f32) -> Case {
 /// One shape, context and rate.
 struct Cell {
     plan: Plan,
+    format: KvFormat,
     rate: f32,
-    exact: Measured,
     rest_s: f64,
     search: Measured,
     paced: Paced,
@@ -103,29 +106,30 @@ struct Cell {
 
 impl Cell {
     fn row(&self) -> String {
-        let Self { plan, rate, exact, rest_s, search, paced, read_bandwidth } = self;
+        let Self { plan, format, rate, rest_s, search, paced, read_bandwidth } = self;
         let shape = plan.setup.shape;
         let us = |seconds: f64| format!("{:.2}", seconds * 1e6);
         let columns = [
             shape.num_q_heads().to_string(),
             shape.num_kv_heads().to_string(),
             shape.head_dim().to_string(),
-            "bf16".to_owned(),
+            format.to_string(),
             plan.context.to_string(),
             plan.setup.layers.to_string(),
             rate.to_string(),
             format!("{:.4}", search.groups_reused),
-            us(exact.seconds),
             us(*rest_s),
             us(search.seconds),
+            us(search.exact_seconds),
             us(paced.seconds),
+            us(paced.exact_seconds),
             format!("{:.3}", paced.searched),
-            format!("{:.3}", exact.seconds / search.seconds),
-            format!("{:.3}", exact.seconds / paced.seconds),
+            format!("{:.3}", search.exact_seconds / search.seconds),
+            format!("{:.3}", paced.exact_seconds / paced.seconds),
             format!("{:.0}", search.bytes),
             format!("{:.0}", search.predicted_bytes),
             format!("{:.4e}", search.bytes / search.seconds),
-            format!("{:.4e}", exact.bytes / exact.seconds),
+            format!("{:.4e}", search.exact_bytes / search.exact_seconds),
             format!("{read_bandwidth:.4e}"),
         ];
         columns.join(",")
@@ -141,13 +145,21 @@ mod tests {
         let names: Vec<String> = RATES.iter().map(|rate| case(*rate).to_string()).collect();
         assert_eq!(names, ["no_hit", "hit_0.5", "hit_0.9", "hit_0.95", "hit_0.97", "all_hit"]);
         let plan = Plan::new(AttentionShape::new(32, 8, 128).unwrap(), 8192, 64, 0, 1);
-        let exact = Measured { case: Case::Exact, seconds: 4e-5, bytes: 8e7, groups_reused: 0.0, predicted_bytes: 8e7 };
-        let search = Measured { case: Case::Hit(0.5), seconds: 2e-5, bytes: 4e7, groups_reused: 0.25, ..exact };
-        let paced = Paced { seconds: 2.5e-5, searched: 0.5 };
-        let cell = Cell { plan, rate: 0.5, exact, rest_s: 4e-5, search, paced, read_bandwidth: 4e12 };
+        let search = Measured {
+            case: Case::Hit(0.5),
+            seconds: 2e-5,
+            exact_seconds: 4e-5,
+            bytes: 4e7,
+            exact_bytes: 8e7,
+            groups_reused: 0.25,
+            predicted_bytes: 8e7,
+        };
+        let paced = Paced { seconds: 2.5e-5, exact_seconds: 5e-5, searched: 0.5 };
+        let cell =
+            Cell { plan, format: KvFormat::Q8_0, rate: 0.5, rest_s: 4.5e-5, search, paced, read_bandwidth: 4e12 };
         assert_eq!(
             format!("gpu,13.0,abc,{}", cell.row()),
-            "gpu,13.0,abc,32,8,128,bf16,8192,1,0.5,0.2500,40.00,40.00,20.00,25.00,0.500,2.000,1.600,40000000,80000000,2.0000e12,2.0000e12,4.0000e12"
+            "gpu,13.0,abc,32,8,128,q8_0,8192,1,0.5,0.2500,45.00,20.00,40.00,25.00,50.00,0.500,2.000,2.000,40000000,80000000,2.0000e12,2.0000e12,4.0000e12"
         );
         assert_eq!(COLUMNS.split(',').count(), 3 + cell.row().split(',').count());
     }

@@ -1,7 +1,7 @@
 //! `reprise bench`: numbers with their denominators.
 //!
 //! [`attention`] times one layer's step over [`layers`] of made-up KV, beside a plain sum over the same bytes, and on a
-//! GPU by [`attention_cuda`], many of them by [`grid`];
+//! GPU by [`attention_cuda`] as [`plan`] says, many of them by [`grid`];
 //! [`model`] times decode and prefill of a whole [`runner`]; [`compare_llama`] runs llama.cpp beside ours.
 
 pub(crate) mod attention;
@@ -11,6 +11,7 @@ mod compare_llama;
 mod grid;
 pub(crate) mod layers;
 mod model;
+pub(crate) mod plan;
 mod prose;
 mod runner;
 pub(crate) mod shapes;
