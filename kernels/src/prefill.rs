@@ -127,6 +127,9 @@ impl PrefillAttention {
     ///
     /// Entries at or after the first new position are dropped first: they belonged to another text.
     ///
+    /// What a position gets, bit for bit, depends on what it looks at and on whether it writes an entry, not on how a text is
+    /// cut into chunks.
+    ///
     /// # Errors
     /// [`KernelError`] if lengths or shapes do not fit; then nothing has been written.
     #[expect(clippy::too_many_arguments, reason = "one chunk is these seven things")]
@@ -300,7 +303,9 @@ impl Chunk<'_> {
         scratch.acc.fill(0.0);
         let (keys, values) = (self.kv.keys(block.kv_head), self.kv.values(block.kv_head));
         let end = pass.tokens(block.positions.end - 1).end;
-        let mut begin = pass.tokens(block.positions.start).start;
+        // Tiles stand at multiples of their size, wherever the block begins. A row's sums run tile by tile and a tile adds
+        // nothing to a row that may not see it, so no bit of a row depends on which rows are read with it.
+        let mut begin = pass.tokens(block.positions.start).start / TILE * TILE;
         while begin < end {
             if self.cancel.load(Ordering::Relaxed) {
                 return false;

@@ -12,6 +12,8 @@ use mac_attention::{
     Query, Ring, RingLayout, Serial,
 };
 use proptest::prelude::*;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 fn chunk(
     attention: &mut PrefillAttention,
@@ -151,6 +153,63 @@ fn prefill_equals_decode_token_by_token_and_so_does_what_follows() {
         decode.step(query, &kv, &mut prefilled, &all, &mut one, &mut counters, &Serial).unwrap();
         assert_eq!(counters.heads_reused(), 6);
         assert!(relative_l2(&one, &want) < 1e-5);
+    }
+}
+
+/// Output and ring entries of `from..to` read in chunks that end at `ends`, as bits. Seeding depends on where the text ends,
+/// not on the chunks.
+fn bits_of_chunks(layer: &Layer, simd: SimdLevel, layout: RingLayout, ends: &[usize], from: usize) -> Vec<Vec<u32>> {
+    let to = *ends.last().unwrap();
+    let mut attention = PrefillAttention::with_simd(layer.shape, simd);
+    let mut ring = Ring::new(layer.shape, layout).unwrap();
+    let (mut begin, mut out) = (from, Vec::new());
+    for &end in ends {
+        out.extend(chunk(&mut attention, layer, &mut ring, begin..end, to.saturating_sub(layout.slots), &pool(2)));
+        begin = end;
+    }
+    let bits = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect();
+    let mut all = vec![bits(&out)];
+    for pos in from.max(to.saturating_sub(layout.slots))..to {
+        for q_head in 0..layer.shape.num_q_heads() {
+            let entry = ring.entry(q_head, pos).unwrap();
+            all.push(bits(entry.out));
+            all.push(entry.query.iter().map(|x| u32::from(x.to_bits())).chain([entry.lse.to_bits()]).collect());
+        }
+    }
+    all
+}
+
+#[test]
+fn how_a_text_is_cut_into_chunks_changes_no_bit() {
+    let mut rng = ChaCha8Rng::seed_from_u64(38);
+    // (query heads, KV heads, head dimension), text from and to, slots and band.
+    for ((num_q_heads, num_kv_heads, head_dim), (from, to), (slots, band)) in [
+        ((1, 1, 64), (0, 200), (64, 17)),
+        ((6, 2, 64), (0, 449), (300, 100)),
+        ((4, 1, 128), (0, 333), (333, 64)),
+        ((7, 1, 96), (129, 321), (100, 63)),
+        ((8, 2, 64), (37, 900), (512, 256)),
+        ((16, 1, 256), (0, 130), (90, 65)),
+        ((5, 1, 64), (60, 70), (20, 9)),
+    ] {
+        let layer = Layer::random(num_q_heads, num_kv_heads, head_dim, to, rng.random());
+        for simd in SimdLevel::available() {
+            let layout = RingLayout { slots, band };
+            let whole = bits_of_chunks(&layer, simd, layout, &[to], from);
+            for longest in [3, 70, 200, 400] {
+                let mut ends = vec![from + rng.random_range(1..=longest.min(to - from))];
+                while ends[ends.len() - 1] < to {
+                    let end = ends[ends.len() - 1];
+                    ends.push(end + rng.random_range(1..=longest.min(to - end)));
+                }
+                // Not `assert_eq`, which would print every row.
+                assert!(
+                    bits_of_chunks(&layer, simd, layout, &ends, from) == whole,
+                    "{:?}, {simd:?}, {ends:?}",
+                    layer.shape
+                );
+            }
+        }
     }
 }
 

@@ -111,7 +111,25 @@ impl CandleExecutor {
         check_tokens(tokens, self.kv.capacity() - self.kv_len, self.spec.vocab)
     }
 
-    /// Whether the chunk was finished; if not, the cache is as before.
+    /// Reads a chunk; whether it was finished. If not, the cache is as before.
+    pub(super) fn read_chunk(
+        &mut self,
+        tokens: &[u32],
+        seed_from: usize,
+        last: bool,
+        cancel: &AtomicBool,
+    ) -> Result<bool, EngineError> {
+        let finished = self.chunk(tokens, seed_from, last, cancel);
+        if let Ok(true) = finished {
+            self.kv_len += tokens.len();
+            self.tokens.extend_from_slice(tokens);
+        } else {
+            self.drop_unfinished();
+        }
+        finished
+    }
+
+    /// Keys, values and ring entries behind those of the cache, and the logits if it is the last chunk.
     fn chunk(
         &mut self,
         tokens: &[u32],
@@ -124,15 +142,18 @@ impl CandleExecutor {
         let (d, q_width) = (spec.d_model, spec.q_width());
         self.angles.set_span(begin, n);
         let mut x = weights.embed(tokens)?;
+        // Rows that only pad: no bit of a token's row may depend on how many are read with it, as the clock decides that.
+        let mut rows = n.next_multiple_of(Projection::ROW_GROUP);
+        x.resize(rows * d, 0.0);
         scratch.q_pre.resize(n * q_width, 0.0);
         scratch.q_rot.resize(n * q_width, 0.0);
-        let mut rows = n;
         for (index, layer) in weights.layers.iter().enumerate() {
             if cancel.load(Ordering::Relaxed) {
                 return Ok(false);
             }
-            norm_rows(&x, &layer.attention_norm, spec.norm_eps, scratch.input.get(n * d));
-            let mut qkv = layer.qkv.forward(scratch.input.storage(), n)?;
+            norm_rows(&x, &layer.attention_norm, spec.norm_eps, scratch.input.get(rows * d));
+            let mut qkv = layer.qkv.forward(scratch.input.storage(), rows)?;
+            qkv.truncate(n * layer.qkv.out_width());
             split_heads(&mut qkv, layer, spec, &self.angles, begin, scratch, kv, index);
 
             // Of the last layer, later tokens see keys and values alone.
@@ -158,8 +179,11 @@ impl CandleExecutor {
                 }
                 // Only the last token's logits are wanted.
                 scratch.input.get(n * q_width).copy_within((n - 1) * q_width.., 0);
-                x.drain(..(n - 1) * d);
+                x.copy_within((n - 1) * d..n * d, 0);
+                x.truncate(d);
                 rows = 1;
+            } else {
+                scratch.input.get(rows * q_width)[n * q_width..].fill(0.0);
             }
             finish_layer(layer, spec, rows, scratch, &mut x)?;
         }
@@ -199,6 +223,11 @@ impl CandleExecutor {
         }
         self.logits = output(weights, spec, scratch, &x)?;
         Ok(true)
+    }
+
+    /// Where ring entries begin if `new_tokens` follow: the last ones of the whole text, however it is cut into chunks.
+    pub(super) fn seed_from(&self, new_tokens: usize) -> usize {
+        (self.kv_len + new_tokens).saturating_sub(self.ring.slots)
     }
 
     /// Ring entries of an unfinished chunk or step.
@@ -258,24 +287,14 @@ impl Executor for CandleExecutor {
         cancel: &AtomicBool,
     ) -> Result<ControlFlow<()>, EngineError> {
         self.check_tokens(tokens)?;
-        let seed_from = (self.kv_len + tokens.len()).saturating_sub(self.ring.slots);
+        let seed_from = self.seed_from(tokens.len());
         let mut left = tokens;
         while !left.is_empty() {
             let (chunk, rest) = left.split_at(self.pace.next(left.len()));
             let began = Instant::now();
-            match self.chunk(chunk, seed_from, rest.is_empty(), cancel) {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.drop_unfinished();
-                    return Ok(ControlFlow::Break(()));
-                }
-                Err(e) => {
-                    self.drop_unfinished();
-                    return Err(e);
-                }
+            if !self.read_chunk(chunk, seed_from, rest.is_empty(), cancel)? {
+                return Ok(ControlFlow::Break(()));
             }
-            self.kv_len += chunk.len();
-            self.tokens.extend_from_slice(chunk);
             self.pace.measured(chunk.len(), began.elapsed());
             if tick(self.kv_len).is_break() {
                 return Ok(ControlFlow::Break(()));

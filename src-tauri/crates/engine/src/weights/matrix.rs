@@ -174,6 +174,11 @@ pub struct Projection {
 }
 
 impl Projection {
+    /// In products of a multiple of this many rows no bit of a row depends on the others or on how many there are. One
+    /// row alone (x86-64, `Q6_K`) and what is left of rows in fours (ARM) go through code of candle's that sums in
+    /// another order; its AMX code, from 32 rows on, sums in the same order.
+    pub(crate) const ROW_GROUP: usize = if cfg!(target_arch = "aarch64") { 4 } else { 2 };
+
     /// Stacks what can be stacked; the output is the matrices' outputs side by side.
     pub fn new(matrices: Vec<RawMatrix>) -> Result<Self, EngineError> {
         Self::with_part_limit(matrices, MAX_PART_ELEMENTS)
@@ -339,6 +344,31 @@ mod tests {
                 // Inputs are rounded to 8 bits of a block's largest.
                 let error = (difference / norm).sqrt();
                 assert!(error < 0.02, "{dtype:?}, {tokens} tokens: {error}");
+            }
+        }
+    }
+
+    #[test]
+    fn rows_in_whole_groups_do_not_depend_on_what_stands_beside_them() {
+        use GgmlDType::*;
+        const TOKENS: usize = 140;
+        // Both what candle packs into tiles and what it does not.
+        for (rows, cols) in [(48, 512), (50, 512), (48, 96)] {
+            let x: Vec<f32> = (0..TOKENS * cols).map(|i| (i as f32 * 0.37).sin() * (i as f32 * 0.011).cos()).collect();
+            let types = [F32, F16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
+            for dtype in types.into_iter().filter(|t| cols.is_multiple_of(t.block_size())) {
+                let projection = Projection::new(vec![matrix(rows, cols, dtype)]).unwrap();
+                let product = |begin: usize, tokens: usize| -> Vec<u32> {
+                    let x = CpuStorage::F32(x[begin * cols..][..tokens * cols].to_vec());
+                    projection.forward(&x, tokens).unwrap().iter().map(|y| y.to_bits()).collect()
+                };
+                let all = product(0, TOKENS);
+                for tokens in [1, 2, 3, 8, 9, 16, 33].map(|groups| groups * Projection::ROW_GROUP) {
+                    for begin in [0, 1, 2, 7, TOKENS - tokens] {
+                        let same = product(begin, tokens) == all[begin * rows..][..tokens * rows];
+                        assert!(same, "{dtype:?} of {rows} x {cols}: {tokens} from {begin}");
+                    }
+                }
             }
         }
     }
