@@ -136,7 +136,10 @@ impl<'a> Reply<'a> {
     }
 
     fn write(&mut self) -> Result<(), EngineError> {
-        let mut stream = self.text.stream();
+        let request = &self.command.request;
+        // Nothing written yet is the same as a new reply.
+        let continues = request.continue_reply && request.messages.last().is_some_and(|m| !m.content.trim().is_empty());
+        let mut stream = if continues { self.text.stream_after(&self.command.ids)? } else { self.text.stream() };
         let capacity = self.info.context_tokens;
         let most = self.command.request.max_tokens.unwrap_or(usize::MAX);
         let mut token = self.executor.choose()?;

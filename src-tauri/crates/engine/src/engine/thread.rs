@@ -105,7 +105,6 @@ fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use std::ops::ControlFlow;
-    use std::path::PathBuf;
     use std::sync::mpsc;
 
     use mac_attention::{Audit, Counters};
@@ -114,16 +113,24 @@ mod tests {
     use crate::exec::Capacity;
     use crate::memory::MemoryPlan;
     use crate::model::{ModelSpec, named_shape};
-    use crate::weights::GgufFile;
+    use crate::text::tests::{demo, sentence_piece_chat};
     use crate::{Attention, Engine, KvFormat, Message, Role, Sampling};
 
-    /// Fails in the way that its field says.
-    struct Faulty {
-        spec: ModelSpec,
-        panics: bool,
+    /// What reading comes to.
+    #[derive(Clone, Copy)]
+    enum Outcome {
+        Panic,
+        Refusal,
+        /// This token, again and again.
+        Token(u32),
     }
 
-    impl Executor for Faulty {
+    struct Scripted {
+        spec: ModelSpec,
+        outcome: Outcome,
+    }
+
+    impl Executor for Scripted {
         fn spec(&self) -> &ModelSpec {
             &self.spec
         }
@@ -143,8 +150,11 @@ mod tests {
             _: &mut dyn FnMut(usize) -> ControlFlow<()>,
             _: &AtomicBool,
         ) -> Result<ControlFlow<()>, EngineError> {
-            assert!(!self.panics, "a fault on purpose");
-            Err(EngineError::Tokenizer("refused on purpose".into()))
+            match self.outcome {
+                Outcome::Panic => panic!("a fault on purpose"),
+                Outcome::Refusal => Err(EngineError::Tokenizer("refused on purpose".into())),
+                Outcome::Token(_) => Ok(ControlFlow::Continue(())),
+            }
         }
         fn decode(&mut self, _: u32, _: &AtomicBool) -> Result<ControlFlow<()>, EngineError> {
             Ok(ControlFlow::Continue(()))
@@ -153,7 +163,10 @@ mod tests {
             Ok(())
         }
         fn choose(&mut self) -> Result<u32, EngineError> {
-            Ok(0)
+            match self.outcome {
+                Outcome::Token(id) => Ok(id),
+                Outcome::Panic | Outcome::Refusal => Ok(0),
+            }
         }
         fn logits(&mut self) -> Result<&[f32], EngineError> {
             Ok(&[])
@@ -166,12 +179,11 @@ mod tests {
         }
     }
 
-    fn engine_on(panics: bool) -> Engine {
+    fn engine_on(text: TextModel, outcome: Outcome) -> Engine {
         let spec = named_shape("demo").unwrap();
-        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../assets/demo-model/demo-q8_0.gguf");
-        let text = Arc::new(TextModel::from_gguf(&GgufFile::open(&path).unwrap()).unwrap());
+        let text = Arc::new(text);
         let info = Arc::new(ModelInfo {
-            name: "faulty".into(),
+            name: "scripted".into(),
             architecture: "qwen3".into(),
             weights: "none".into(),
             parameters: 0,
@@ -194,7 +206,7 @@ mod tests {
         let of_thread = (Arc::clone(&text), Arc::clone(&info), Arc::clone(&shared));
         std::thread::spawn(move || {
             let (text, info, shared) = of_thread;
-            serve(&mut Faulty { spec, panics }, &text, &info, &inbox, &shared);
+            serve(&mut Scripted { spec, outcome }, &text, &info, &inbox, &shared);
         });
         Engine { commands, shared, info, text }
     }
@@ -212,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_panic_is_a_failed_event_and_then_the_engine_has_stopped() {
-        let engine = engine_on(true);
+        let engine = engine_on(demo(), Outcome::Panic);
         let events: Vec<Event> = engine.generate(request()).unwrap().events.iter().collect();
         match events.last() {
             Some(Event::Failed(EngineError::Internal(text))) => assert!(text.contains("on purpose")),
@@ -225,10 +237,26 @@ mod tests {
 
     #[test]
     fn an_error_leaves_the_engine_ready() {
-        let engine = engine_on(false);
+        let engine = engine_on(demo(), Outcome::Refusal);
         for _ in 0..2 {
             let events: Vec<Event> = engine.generate(request()).unwrap().events.iter().collect();
             assert!(matches!(events.last(), Some(Event::Failed(EngineError::Tokenizer(_)))));
         }
+    }
+
+    #[test]
+    fn a_continued_reply_keeps_the_blank_it_goes_on_with() {
+        let engine = engine_on(sentence_piece_chat(), Outcome::Token(9));
+        let said = |content: &str| {
+            let reply = Message { role: Role::Assistant, content: content.into() };
+            let messages = [request().messages, vec![reply]].concat();
+            let request = Request { messages, continue_reply: true, max_tokens: Some(1), ..request() };
+            let events: Vec<Event> = engine.generate(request).unwrap().events.iter().collect();
+            let text = |event: &Event| if let Event::Token(token) = event { Some(token.text.clone()) } else { None };
+            events.iter().filter_map(text).collect::<String>()
+        };
+        assert_eq!(said("ab aba"), " a");
+        // Nothing was written yet: a new reply.
+        assert_eq!(said(" "), "a");
     }
 }

@@ -69,6 +69,12 @@ fn unsigned(value: &Value) -> Option<u64> {
 
 /// Reads the metadata of a GGUF file. Which optional tensors stand in it decides biases and tying.
 pub fn spec_from_gguf(file: &GgufFile) -> Result<ModelSpec, EngineError> {
+    // Before all else: parts but the first have no other metadata.
+    if let Some(parts) = file.metadata("split.count").and_then(unsigned)
+        && parts > 1
+    {
+        return unsupported(format!("this file is one of {parts} parts of a model; join them into one file first"));
+    }
     let Some(Value::String(name)) = file.metadata("general.architecture") else {
         return unsupported("metadata lacks general.architecture");
     };
@@ -164,4 +170,26 @@ fn rope(fields: &Fields<'_>, head_dim: usize) -> Result<Rope, EngineError> {
         other => return unsupported(format!("RoPE scaling `{other}` (supported: linear, yarn)")),
     };
     Ok(Rope { theta, scaling })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Large models come in parts: the first has all metadata, the others next to none.
+    #[test]
+    fn a_part_of_a_split_model_is_named_as_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("m-00001-of-00003.gguf");
+        let (architecture, count) = (Value::String("llama".into()), Value::U16(3));
+        let all: [(&str, &Value); 2] = [("split.count", &count), ("general.architecture", &architecture)];
+        for metadata in [&all[..], &all[..1]] {
+            let mut file = std::fs::File::create(&path).unwrap();
+            candle_core::quantized::gguf_file::write(&mut file, metadata, &[]).unwrap();
+            match spec_from_gguf(&GgufFile::open(&path).unwrap()) {
+                Err(EngineError::UnsupportedModel { why }) => assert!(why.contains("3 parts"), "{why}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
 }

@@ -123,7 +123,7 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
     let mut blocks = Vec::with_capacity(text.len() / BLOCK_BYTES + 1);
     let mut begin = 0;
     while text.len() - begin > BLOCK_BYTES {
-        let Some(cut) = (begin + BLOCK_BYTES..text.len()).find(|at| is_cut(text.as_bytes(), *at)) else { break };
+        let Some(cut) = (begin + BLOCK_BYTES..text.len()).find(|at| is_cut(text, *at)) else { break };
         blocks.push(begin..cut);
         begin = cut;
     }
@@ -135,12 +135,16 @@ fn blocks(text: &str) -> Vec<Range<usize>> {
 
 /// All safe places.
 pub(super) fn cuts(text: &str) -> impl Iterator<Item = usize> + '_ {
-    (0..text.len()).filter(|at| is_cut(text.as_bytes(), *at))
+    (0..text.len()).filter(|at| is_cut(text, *at))
 }
 
-/// Between a single newline after visible ASCII and a letter or digit no pre-tokenizer in use joins anything.
-fn is_cut(text: &[u8], at: usize) -> bool {
-    at >= 2 && text[at - 1] == b'\n' && text[at - 2].is_ascii_graphic() && text[at].is_ascii_alphanumeric()
+/// Between a single newline after something visible and a letter or digit no pre-tokenizer in use joins anything.
+fn is_cut(text: &str, at: usize) -> bool {
+    if at == 0 || text.as_bytes()[at - 1] != b'\n' {
+        return false;
+    }
+    let visible = |c: char| !c.is_whitespace() && !c.is_control();
+    text[..at - 1].chars().next_back().is_some_and(visible) && text[at..].starts_with(char::is_alphanumeric)
 }
 
 #[cfg(test)]
@@ -155,6 +159,12 @@ mod tests {
         assert_eq!(blocks.iter().map(ExactSizeIterator::len).sum::<usize>(), text.len());
         assert!(blocks.windows(2).all(|w| w[0].end == w[1].start));
         assert_eq!(super::blocks(&"x".repeat(100_000)).len(), 1);
+        for line in ["Строка текста.\n", "文の行。\n", "Zeile é\n"] {
+            let text = line.repeat(10_000);
+            let blocks = super::blocks(&text);
+            assert!(blocks.len() > 5, "{line:?}: {} blocks", blocks.len());
+            assert!(blocks.iter().all(|block| text[block.clone()].starts_with(line)));
+        }
         assert!(super::blocks("").is_empty());
     }
 

@@ -144,11 +144,17 @@ fn byte_level(file: &GgufFile, tokens: &[String]) -> Result<Tokenizer, EngineErr
     Ok(tokenizer)
 }
 
+/// Far above any real piece (blanks by the dozen): every split of one is looked up, which takes its length squared.
+const MAX_PIECE_BYTES: usize = 1 << 10;
+
 /// `SentencePiece` BPE: the merges follow from the scores, best first.
 fn sentence_piece(file: &GgufFile, tokens: &[String], types: &[i64]) -> Result<Tokenizer, EngineError> {
     let scores = floats(file, "tokenizer.ggml.scores")?;
     if scores.len() != tokens.len() || types.len() != tokens.len() {
         return refused("a vocabulary without scores and types");
+    }
+    if let Some(longest) = tokens.iter().map(String::len).max().filter(|len| *len > MAX_PIECE_BYTES) {
+        return refused(format!("a token of {longest} B"));
     }
     let ids: HashMap<&str, usize> = tokens.iter().enumerate().map(|(i, t)| (t.as_str(), i)).collect();
     let mergeable = |piece: &str| ids.get(piece).copied().filter(|i| matches!(types[*i], NORMAL | USER_DEFINED));
@@ -208,10 +214,15 @@ fn array<'a>(file: &'a GgufFile, key: &str) -> Result<&'a [Value], EngineError> 
     }
 }
 
+/// By its type: a value may be a list as long as the file.
+fn refused_value<T>(key: &str, value: &Value) -> Result<T, EngineError> {
+    refused(format!("metadata {key} holds a value of type {:?}", value.value_type()))
+}
+
 fn texts(file: &GgufFile, key: &str) -> Result<Vec<String>, EngineError> {
     let text = |v: &Value| match v {
         Value::String(text) => Ok(text.clone()),
-        other => refused(format!("metadata {key} holds {other:?}")),
+        other => refused_value(key, other),
     };
     array(file, key)?.iter().map(text).collect()
 }
@@ -219,7 +230,7 @@ fn texts(file: &GgufFile, key: &str) -> Result<Vec<String>, EngineError> {
 fn numbers(file: &GgufFile, key: &str) -> Result<Vec<i64>, EngineError> {
     let number = |v: &Value| match integer(v) {
         Some(n) => Ok(n),
-        None => refused(format!("metadata {key} holds {v:?}")),
+        None => refused_value(key, v),
     };
     array(file, key)?.iter().map(number).collect()
 }
@@ -227,7 +238,7 @@ fn numbers(file: &GgufFile, key: &str) -> Result<Vec<i64>, EngineError> {
 fn floats(file: &GgufFile, key: &str) -> Result<Vec<f32>, EngineError> {
     let float = |v: &Value| match v {
         Value::F32(x) => Ok(*x),
-        other => refused(format!("metadata {key} holds {other:?}")),
+        other => refused_value(key, other),
     };
     array(file, key)?.iter().map(float).collect()
 }

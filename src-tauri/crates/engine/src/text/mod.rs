@@ -24,7 +24,7 @@ use crate::weights::GgufFile;
 use crate::{EngineError, Message};
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 /// Everything between text and token ids.
 #[derive(Debug)]
@@ -108,5 +108,10 @@ impl TextModel {
     /// Decodes a reply token by token.
     pub fn stream(&self) -> TextStream<'_> {
         TextStream::new(&self.codec)
+    }
+
+    /// As [`Self::stream`], for a text that goes on where the tokens `before` end: its first blank is part of it.
+    pub fn stream_after(&self, before: &[u32]) -> Result<TextStream<'_>, EngineError> {
+        TextStream::after(&self.codec, before)
     }
 }

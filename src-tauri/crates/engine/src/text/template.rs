@@ -1,9 +1,12 @@
-//! The model's own chat template, run where it can do no harm: no files, no other templates, bounded steps and output.
+//! The model's own chat template, run where it can do little harm: no files, no other templates, bounded steps and output.
+//! Memory is not bounded: texts doubled within a template, or an expression of very many terms, still end the process.
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::{Environment, Error, ErrorKind, State, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
 
 use super::clock::Moment;
 use super::guard::Guarded;
@@ -37,7 +40,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_fuel(Some(FUEL));
-        environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_unknown_method_callback(python_method);
         environment.add_function("raise_exception", |message: String| -> Result<Value, Error> {
             Err(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -76,9 +79,24 @@ impl ChatTemplate {
             // Qwen3 would think aloud at length before it answers.
             enable_thinking => false,
         };
-        template.render_captured_to(context, &mut out).map_err(|e| failed(&e))?;
+        // Sizes that a template asks for may panic in the interpreter.
+        match catch_unwind(AssertUnwindSafe(|| template.render_captured_to(context, &mut out))) {
+            Ok(rendered) => rendered.map_err(|e| failed(&e))?,
+            Err(_) => return Err(EngineError::Template("it asks for more than there is".into())),
+        };
         String::from_utf8(out.bytes).map_err(|_| EngineError::Template("its output is not UTF-8".into()))
     }
+}
+
+/// Methods of Python's texts, lists and maps.
+fn python_method(state: &State, value: &Value, method: &str, arguments: &[Value]) -> Result<Value, Error> {
+    // As with the filters: what stands behind a colon may be a width.
+    let sized =
+        |text: &str| text.split('{').skip(1).any(|field| field.split('}').next().is_some_and(|f| f.contains(':')));
+    if method == "format" && value.as_str().is_some_and(sized) {
+        return Err(Error::new(ErrorKind::InvalidOperation, "format with a width"));
+    }
+    unknown_method_callback(state, value, method, arguments)
 }
 
 fn failed(error: &Error) -> EngineError {
@@ -87,16 +105,19 @@ fn failed(error: &Error) -> EngineError {
     EngineError::Template(format!("{detail}{place}"))
 }
 
-/// Python spellings that the template language lacks.
+/// Python spellings that the template language lacks. The marks of training become a condition that holds, so that blanks
+/// around them go as the marks say.
 fn rewrite(source: &str) -> String {
-    source
-        .replace("[::-1]", "|reverse")
-        .replace("{% generation %}", "")
-        .replace("{% endgeneration %}", "")
-        .replace("{%- generation %}", "")
-        .replace("{%- endgeneration %}", "")
-        .replace("{%- generation -%}", "")
-        .replace("{%- endgeneration -%}", "")
+    let mut rewritten = source.replace("[::-1]", "|reverse");
+    for open in ["{%", "{%-", "{%+"] {
+        for close in ["%}", "-%}", "+%}"] {
+            for (mark, statement) in [("generation", "if true"), ("endgeneration", "endif")] {
+                rewritten =
+                    rewritten.replace(&format!("{open} {mark} {close}"), &format!("{open} {statement} {close}"));
+            }
+        }
+    }
+    rewritten
 }
 
 /// JSON as Python's `json.dumps` prints it: blanks after commas and colons, nothing escaped for HTML.

@@ -10,7 +10,7 @@ fn demo_file() -> GgufFile {
     GgufFile::open(&path).unwrap()
 }
 
-fn demo() -> TextModel {
+pub(crate) fn demo() -> TextModel {
     TextModel::from_gguf(&demo_file()).unwrap()
 }
 
@@ -40,6 +40,7 @@ fn ids_are_those_of_a_plain_encode_of_the_rendered_prompt() {
         "fn main() {\n    println!(\"ä 日本 🙂\");\n}\n\n\n",
         "it's 12.5% of 1000000\t\ttabs   and   blanks",
         &"A line; of text.\nNext Line 7\n    indented\n".repeat(3000),
+        &"Строка «текста».\nЕщё строка 7\n    с отступом\n日本語。\n行\nÄrger\n".repeat(2000),
     ] {
         let prompt = text.prepare(&user(content), false).unwrap();
         let plain = text.codec.tokenizer().encode(prompt.text.as_str(), false).unwrap();
@@ -127,7 +128,10 @@ fn templates_cannot_do_harm() {
     refused("{% for a in range(99999) %}{{ 'x' * 4000 }}{% endfor %}");
     refused("{{ 'x' | indent(99999999999, true) }}");
     refused("{{ '%99999999999d' | format(1) }}");
+    refused("{{ '{:99999999999}'.format(1) }}");
+    refused("{{ '{:{}}'.format(1, 99999999999) }}");
     refused("{{ 'x' * 99999999999 }}");
+    refused("{{ ([1, 1] * 9223372036854775807) | list }}");
     refused("{% include '/etc/passwd' %}");
     refused("{% import 'x' as y %}");
     refused("{{ ");
@@ -141,6 +145,9 @@ fn templates_speak_enough_python() {
     assert_eq!(render("{{ messages[0]['content'].strip().upper() }}"), "HI");
     assert_eq!(render("{{ {'a': [1, 2], 'b': '<é>'} | tojson }}"), r#"{"a": [1, 2], "b": "<é>"}"#);
     assert_eq!(render("{%- for m in messages[::-1] %}{{ m.role }}{% endfor %}"), "user");
+    assert_eq!(render("{{ 'to: {}'.format('a') }}"), "to: a");
+    assert_eq!(render("<{% generation %}\nx\n{%- endgeneration -%}\n  >"), "<x>");
+    assert_eq!(render("< {%- generation -%} x {% endgeneration -%} >"), "<x >");
     assert_eq!(render("{{ strftime_now('%Y') | length }}"), "4");
     assert_eq!(render("{% if enable_thinking is defined and enable_thinking is false %}off{% endif %}"), "off");
     assert_eq!(render("{% for m in messages %}{% if loop.first %}{% continue %}{% endif %}x{% endfor %}-"), "-");
@@ -181,39 +188,114 @@ fn the_gguf_and_the_json_tokenizer_agree_on_ordinary_text() {
     }
 }
 
-/// A `SentencePiece` vocabulary as converters write it: scores in place of merges, bytes for what is missing.
-#[test]
-fn scores_become_merges() {
-    use candle_core::quantized::gguf_file::{self, Value};
-    let pieces: [(&str, f32, u32); 12] = [
-        ("<unk>", 0.0, 2),
-        ("<s>", 0.0, 3),
-        ("</s>", 0.0, 3),
-        ("<0xC3>", 0.0, 6),
-        ("<0xA9>", 0.0, 6),
-        ("▁", -10.0, 1),
-        ("a", -11.0, 1),
-        ("b", -12.0, 1),
-        ("ab", -1.0, 1),
-        ("▁a", -2.0, 1),
-        ("▁ab", -3.0, 1),
-        ("aba", -4.0, 1),
-    ];
-    let metadata = [
+/// Pieces of a `SentencePiece` vocabulary: text, score, type.
+type Piece<'a> = (&'a str, f32, u32);
+
+/// As converters write it: scores in place of merges, bytes for what is missing.
+const PIECES: [Piece<'_>; 12] = [
+    ("<unk>", 0.0, 2),
+    ("<s>", 0.0, 3),
+    ("</s>", 0.0, 3),
+    ("<0xC3>", 0.0, 6),
+    ("<0xA9>", 0.0, 6),
+    ("▁", -10.0, 1),
+    ("a", -11.0, 1),
+    ("b", -12.0, 1),
+    ("ab", -1.0, 1),
+    ("▁a", -2.0, 1),
+    ("▁ab", -3.0, 1),
+    ("aba", -4.0, 1),
+];
+
+fn sentence_piece(pieces: &[Piece<'_>]) -> Result<TextModel, EngineError> {
+    use candle_core::quantized::gguf_file::Value;
+    from_metadata(&[
         ("tokenizer.ggml.model", Value::String("llama".into())),
         ("tokenizer.ggml.tokens", Value::Array(pieces.iter().map(|p| Value::String(p.0.into())).collect())),
         ("tokenizer.ggml.scores", Value::Array(pieces.iter().map(|p| Value::F32(p.1)).collect())),
         ("tokenizer.ggml.token_type", Value::Array(pieces.iter().map(|p| Value::U32(p.2)).collect())),
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
-    ];
-    let metadata: Vec<(&str, &Value)> = metadata.iter().map(|(k, v)| (*k, v)).collect();
+    ])
+}
+
+fn from_metadata(metadata: &[(&str, candle_core::quantized::gguf_file::Value)]) -> Result<TextModel, EngineError> {
+    let metadata: Vec<_> = metadata.iter().map(|(k, v)| (*k, v)).collect();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("spm.gguf");
-    gguf_file::write(&mut std::fs::File::create(&path).unwrap(), &metadata, &[]).unwrap();
-    let text = TextModel::from_gguf(&GgufFile::open(&path).unwrap()).unwrap();
+    candle_core::quantized::gguf_file::write(&mut std::fs::File::create(&path).unwrap(), &metadata, &[]).unwrap();
+    TextModel::from_gguf(&GgufFile::open(&path)?)
+}
+
+/// A model of [`PIECES`] whose chats are their texts, one behind the other.
+pub(crate) fn sentence_piece_chat() -> TextModel {
+    let template = "{% for m in messages %}{{ m.content }}{% endfor %}";
+    let template = ChatTemplate::new(template.into(), String::new(), String::new()).unwrap();
+    TextModel { template: Some(template), ..sentence_piece(&PIECES).unwrap() }
+}
+
+#[test]
+fn scores_become_merges() {
+    let text = sentence_piece(&PIECES).unwrap();
     // ab merges first (best score), then ▁ + ab before ab + a; é falls to its bytes.
     assert_eq!(text.codec.encode_text("ab aba é").unwrap().ids, [10, 10, 6, 5, 3, 4]);
     assert!(text.is_stop(2));
     assert_eq!(text.codec.tokenizer().decode(&[10, 10, 6, 5, 3, 4], true).unwrap(), "ab aba é");
     assert!(matches!(text.prepare(&user("a"), false), Err(EngineError::Template(_))));
+}
+
+#[test]
+fn a_piece_beyond_reason_is_refused() {
+    let long = "ab".repeat(50_000);
+    match sentence_piece(&[&PIECES[..], &[(&long, -5.0, 1)]].concat()) {
+        Err(EngineError::Tokenizer(why)) => assert!(why.contains("100000 B"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_refusal_is_a_sentence_however_long_the_value() {
+    use candle_core::quantized::gguf_file::Value;
+    let long = || Value::Array(vec![Value::U32(7); 100_000]);
+    let lists = ["tokens", "scores", "token_type"].map(|key| format!("tokenizer.ggml.{key}"));
+    for key in ["general.alignment"].into_iter().chain(lists.iter().map(String::as_str)) {
+        let tokens = Value::Array(vec![Value::String("a".into())]);
+        let value = if key == "general.alignment" { long() } else { Value::Array(vec![long()]) };
+        let metadata = [("tokenizer.ggml.model", Value::String("llama".into())), ("tokenizer.ggml.tokens", tokens)];
+        let metadata: Vec<_> = metadata.into_iter().filter(|(k, _)| *k != key).chain([(key, value)]).collect();
+        let why = from_metadata(&metadata).expect_err(key).to_string();
+        assert!(why.len() < 300 && why.contains("Array"), "{key}: {}", &why[..why.len().min(300)]);
+    }
+}
+
+#[test]
+fn bytes_that_are_no_character_do_not_end_a_reply() {
+    let text = sentence_piece(&PIECES).unwrap();
+    let pieces = |ids: &[u32]| -> Vec<String> {
+        let mut stream = text.stream();
+        ids.iter().map(|id| stream.push(*id).unwrap()).collect()
+    };
+    // é, then one byte of another and a letter.
+    assert_eq!(pieces(&[3, 4, 3, 6]), ["", "é", "", "\u{FFFD}a"]);
+    assert_eq!(pieces(&[3, 4, 3, 9, 3, 4, 10]), ["", "é", "", "\u{FFFD} a", "", "é", " ab"]);
+    assert_eq!(pieces(&[3, 4, 3, 4, 9]), ["", "é", "", "é", " a"]);
+    // More than any character has: shown, not held back for good.
+    assert_eq!(pieces(&[3, 3, 3, 3, 3]), ["", "", "", "\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}", ""]);
+}
+
+#[test]
+fn a_text_that_goes_on_keeps_its_first_blank() {
+    let text = sentence_piece(&PIECES).unwrap();
+    let first = |before: &str, id: u32| {
+        let before = text.codec.encode_text(before).unwrap().ids;
+        text.stream_after(&before).unwrap().push(id).unwrap()
+    };
+    assert_eq!(text.stream().push(9).unwrap(), "a");
+    assert_eq!(first("ab aba", 9), " a");
+    assert_eq!(first("ab é", 9), " a");
+    assert_eq!(first("ab é", 6), "a");
+    assert_eq!(first("", 9), "a");
+    // The last character before is in pieces, and so is the next.
+    let before = text.codec.encode_text("é").unwrap().ids;
+    let mut stream = text.stream_after(&before).unwrap();
+    assert_eq!([3, 4, 9].map(|id| stream.push(id).unwrap()), ["", "é", " a"]);
 }

@@ -160,7 +160,7 @@ impl TextCodec {
     /// Tries it: a text cut at every place where [`super::blocks`] would cut must give the ids of the whole.
     fn blocks_are_separable(&self) -> Result<bool, EngineError> {
         const SAMPLE: &str = "Title\nHello world;\nnext line 123\nfn foo() {\nbar(x);\n\n    baz\nqux's\n'tis 1.5\nÄrger, wo?\n9 \
-                              lives\nA\n- item\n日本\nx\n";
+                              lives\nA\n- item\n日本\nx\n«Слово»\nЕщё слово\nи。\n私\n";
         let whole = self.encode_plain(SAMPLE)?.ids;
         for cut in super::blocks::cuts(SAMPLE) {
             let mut parts = self.encode_plain(&SAMPLE[..cut])?.ids;

@@ -252,7 +252,7 @@ fn alignment(metadata: &HashMap<String, Value>, path: &Path) -> Result<u64, Engi
         None => DEFAULT_ALIGNMENT,
         Some(Value::U32(n)) => u64::from(*n),
         Some(Value::U64(n)) => *n,
-        Some(other) => return bad_file(path, format!("alignment {other:?}")),
+        Some(other) => return bad_file(path, format!("an alignment of type {:?}", other.value_type())),
     };
     if alignment.is_power_of_two() {
         Ok(alignment)
