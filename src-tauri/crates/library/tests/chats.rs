@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use reprise_library::chats::{Author, ChatStore, MessageState};
+use reprise_library::chats::{Author, ChatError, ChatStore, MessageState};
 
 const FILE_VARIABLE: &str = "REPRISE_TEST_CHATS";
 
@@ -56,6 +56,41 @@ fn a_killed_app_loses_at_most_the_last_token() {
         assert!(kept == last || kept == last + 1, "kept {kept}, said to be saved {last}");
         assert!(store.search("Count").unwrap().iter().any(|(row, _)| row.id == chat));
     }
+}
+
+#[test]
+#[ignore = "the process without a page of disk that a_full_disk_leaves_the_chats_readable starts"]
+fn app_on_a_full_disk() {
+    let store = ChatStore::open(&PathBuf::from(std::env::var_os(FILE_VARIABLE).unwrap())).unwrap();
+    let chat = store.list().unwrap()[0].id;
+    assert_eq!(store.branch(chat).unwrap()[0].text, "Count.");
+    assert_eq!(store.search("count").unwrap().len(), 1);
+    for _ in 0..2 {
+        assert!(matches!(store.set_draft(chat, "x"), Err(ChatError::DiskFull { .. })));
+    }
+}
+
+#[test]
+fn a_full_disk_leaves_the_chats_readable() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("chats.sqlite");
+    let store = ChatStore::open(&file).unwrap();
+    let chat = store.create().unwrap();
+    store.add(chat, None, Author::User, "Count.", MessageState::Done).unwrap();
+    // Closed in good order, so that the log and its index have to be made anew.
+    drop(store);
+    let before = std::fs::read(&file).unwrap();
+    // A limit on file sizes stands for the disk: it refuses every page, here with an error and no signal.
+    let app = Command::new("sh")
+        .args(["-c", "trap '' XFSZ; ulimit -f 1; exec \"$0\" --ignored --exact app_on_a_full_disk --nocapture"])
+        .arg(std::env::current_exe().unwrap())
+        .env(FILE_VARIABLE, &file)
+        .output()
+        .unwrap();
+    assert!(app.status.success(), "{}", String::from_utf8_lossy(&app.stderr));
+    assert_eq!(std::fs::read(&file).unwrap(), before);
+    let store = ChatStore::open(&file).unwrap();
+    store.set_draft(chat, "there is room again").unwrap();
 }
 
 #[test]

@@ -1,11 +1,13 @@
 //! Folders as people have them.
 
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test may fail where it stands")]
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test may fail where it stands")]
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use reprise_library::documents::DocumentError;
 use reprise_library::folder::{FolderListing, list};
@@ -185,4 +187,60 @@ fn a_tree_too_large_to_mean_it_is_cut_short_and_says_so() {
     assert!(listing.cut_short);
     assert_eq!(listing.files.len(), 20_000);
     assert!(listing.skipped.last().unwrap().reason.contains("more than 20000 files"));
+}
+
+#[test]
+fn what_is_left_out_beyond_the_list_is_counted() {
+    let root = tree(&[(".ignore", b"*.log\n"), ("a.log", b"x"), ("b.log", b"x"), ("main.rs", b"fn main() {}")]);
+    for folder in 0..20 {
+        let path = root.path().join(format!("d{folder:02}"));
+        fs::create_dir(&path).unwrap();
+        for file in 0..1000 {
+            fs::write(path.join(format!("f{file:03}.txt")), b"").unwrap();
+        }
+    }
+    put(root.path(), "z/last.txt", b"");
+    let listing = look(&root);
+    assert!(!listing.cut_short);
+    assert_eq!(listing.skipped.len(), 20_001);
+    assert_eq!(listing.skipped.last().unwrap().reason, "3 more files and folders are left out");
+}
+
+#[test]
+fn the_pointer_of_a_submodule_or_worktree_is_no_source() {
+    let root = tree(&[("sub/.git", b"gitdir: ../.git/modules/sub\n"), ("sub/lib.rs", b"x")]);
+    let listing = look(&root);
+    assert_eq!(names(&listing), ["sub/lib.rs"]);
+    assert_eq!(reason(&listing, "sub/.git"), "version control");
+}
+
+/// Looks at a folder that could hold the looker for ever.
+fn look_in_time(folder: &Path) -> Result<FolderListing, DocumentError> {
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let folder = folder.to_owned();
+    std::thread::spawn(move || sender.send(list(&folder, &AtomicBool::new(false))));
+    receiver.recv_timeout(Duration::from_secs(10)).expect("an end")
+}
+
+#[test]
+fn an_ignore_file_without_end_is_not_waited_for() {
+    for name in [".gitignore", ".ignore", ".git/info/exclude", ".git"] {
+        let root =
+            tree(&[("sub/lib.rs", b"x"), ("main.rs", b"x"), ("shared-rules", b"*.log\n"), ("linked/a.log", b"x")]);
+        // A link to a real file is as good as the file.
+        symlink("../shared-rules", root.path().join("linked/.gitignore")).unwrap();
+        let endless = root.path().join("sub").join(name);
+        fs::create_dir_all(endless.parent().unwrap()).unwrap();
+        assert!(Command::new("mkfifo").arg(&endless).status().unwrap().success());
+        let listing = look_in_time(root.path()).unwrap();
+        assert_eq!(names(&listing), ["main.rs", "shared-rules"], "{name}");
+        assert_eq!(reason(&listing, "sub/"), "its ignore file is no file or too large", "{name}");
+        assert_eq!(reason(&listing, "linked/a.log"), "ignored by an ignore file");
+        for folder in ["sub", "sub/deeper"] {
+            let folder = root.path().join(folder);
+            fs::create_dir_all(&folder).unwrap();
+            let error = look_in_time(&folder).unwrap_err();
+            assert!(matches!(&error, DocumentError::Io { path, .. } if path.ends_with(name)), "{name}: {error}");
+        }
+    }
 }

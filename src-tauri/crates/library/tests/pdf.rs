@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use reprise_library::documents::{Document, DocumentError, DocumentKind, ReadProgress, Reader};
@@ -172,6 +172,22 @@ fn a_file_that_takes_too_long_is_ended_by_the_system() {
     assert_eq!(output.status.signal(), Some(24), "SIGXCPU: {}", output.status);
 }
 
+#[test]
+fn a_stricter_limit_of_the_users_own_stays_and_the_file_is_read() {
+    let (_folder, path) = file(&pdf(&[PageContent::Lines(LINES)]));
+    for stricter in ["ulimit -v 2000000", "ulimit -t 20"] {
+        let output = Command::new("sh")
+            .args(["-c", &format!("{stricter}; exec \"$0\" __read-pdf {} 30", 3_u64 << 30)])
+            .arg(reader())
+            .env("RAYON_NUM_THREADS", "2")
+            .stdin(fs::File::open(&path).unwrap())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(said.contains("harbor office"), "{stricter}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+}
+
 /// The reader process by itself, as the library starts it.
 fn run_reader(memory_bytes: u64, seconds: u64, path: &Path) -> Output {
     Command::new(reader())
@@ -248,6 +264,30 @@ fn a_text_with_a_secret_is_read_and_warned_of() {
     assert_eq!(notes, ["may hold secrets: it contains what looks like an AWS access key"]);
     fs::write(&path, "key=none\n").unwrap();
     assert!(read_path(&path).unwrap().report.notes.is_empty());
+}
+
+#[test]
+fn stop_ends_the_reading_of_a_long_text_in_every_phase() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.log");
+    fs::write(&path, "Some words of a long log file, line after line.\n".repeat(1_300_000)).unwrap();
+    for after in [0, 150, 450, 900] {
+        let cancel = AtomicBool::new(false);
+        let (outcome, took) = std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let outcome = Reader { executable: reader() }.read(&path, None, &mut |_| {}, &cancel);
+                (outcome, Instant::now())
+            });
+            std::thread::sleep(Duration::from_millis(after));
+            cancel.store(true, Ordering::Relaxed);
+            let stopped = Instant::now();
+            let (outcome, ended) = reading.join().unwrap();
+            (outcome, ended.saturating_duration_since(stopped))
+        });
+        // A machine fast enough has read it by then.
+        assert!(outcome.is_ok() && took.is_zero() || matches!(outcome, Err(DocumentError::Cancelled)), "{after}");
+        assert!(took < Duration::from_millis(250), "{after}: {took:?}");
+    }
 }
 
 #[test]

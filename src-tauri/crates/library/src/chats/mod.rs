@@ -134,8 +134,9 @@ struct Database {
 pub struct ChatStore {
     path: PathBuf,
     database: Mutex<Database>,
-    /// Held as long as the store lives; `None` when another process holds it.
-    lock: Option<File>,
+    sole_user: bool,
+    /// Held as long as the store lives.
+    _lock: File,
     /// `Writing` messages up to this id are of a killed run; 0 when they could be stopped in the file.
     unstopped_through: i64,
 }
@@ -150,7 +151,7 @@ impl ChatStore {
     /// Opens or creates the file, migrates it, and turns `Writing` messages of a killed run into `Stopped` ones.
     ///
     /// While another process has the file open its `Writing` messages are left alone. On a full disk the store opens for
-    /// reading: every change then says [`ChatError::DiskFull`].
+    /// reading: every change then says [`ChatError::DiskFull`], and another process may find the file locked.
     pub fn open(path: &Path) -> Result<Self, ChatError> {
         Self::open_with(path, open::MIGRATIONS)
     }
@@ -161,14 +162,15 @@ impl ChatStore {
         Ok(Self {
             path: path.to_owned(),
             database: Mutex::new(database),
-            lock: opened.lock,
+            sole_user: opened.sole_user,
+            _lock: opened.lock,
             unstopped_through: opened.unstopped_through,
         })
     }
 
     /// Whether no other process had the chats open when this one opened them.
     pub fn is_sole_user(&self) -> bool {
-        self.lock.is_some()
+        self.sole_user
     }
 
     /// Newest first; deleted ones left out.
@@ -186,7 +188,7 @@ impl ChatStore {
 
     /// Renames.
     pub fn rename(&self, chat: i64, title: &str) -> Result<(), ChatError> {
-        let title: String = title.trim().chars().filter(|c| !c.is_control()).collect();
+        let title = clean_title(title);
         self.write(Durability::Power, |db| {
             let changed = db
                 .prepare_cached("UPDATE chats SET title = ?2, renamed = 1 WHERE id = ?1")?
@@ -225,6 +227,12 @@ impl ChatStore {
     /// Removes chats deleted before `deleted_before_ms` for good, documents included.
     pub fn purge(&self, deleted_before_ms: i64) -> Result<usize, ChatError> {
         let removed = self.write(Durability::Power, |db| {
+            // Erasing a message erases its answers first, one level of SQLite's recursion for each, of which it allows
+            // 1,000. Without parents all messages go at the first level; unshown, as a chat has one shown first message.
+            db.prepare_cached(
+                "UPDATE messages SET parent = NULL, shown = 0 WHERE chat IN (SELECT id FROM chats WHERE deleted_ms < ?1)",
+            )?
+            .execute([deleted_before_ms])?;
             Ok(db.prepare_cached("DELETE FROM chats WHERE deleted_ms < ?1")?.execute([deleted_before_ms])?)
         })?;
         if removed > 0 {
@@ -353,6 +361,11 @@ fn rows(db: &Connection) -> Result<Vec<ChatRow>, ChatError> {
         })?
         .collect::<Result<_, _>>()?;
     Ok(rows)
+}
+
+/// A given title as one line.
+fn clean_title(title: &str) -> String {
+    title.trim().chars().filter(|c| !c.is_control()).collect()
 }
 
 fn found(what: &'static str, id: i64, is: bool) -> Result<(), ChatError> {

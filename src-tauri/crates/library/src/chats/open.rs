@@ -2,10 +2,12 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::types::{ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OpenFlags, TransactionBehavior};
 
 use super::{ChatError, MessageState};
@@ -24,11 +26,12 @@ const CHECK_ALWAYS_BYTES: u64 = 32 << 20;
 
 const MAGIC: &[u8] = b"SQLite format 3\0";
 
-/// An open database and the lock that makes this process the one that writes replies.
+/// An open database and the lock that tells others so.
 pub(super) struct Opened {
     pub(super) connection: Connection,
-    /// `None` when another process has it open.
-    pub(super) lock: Option<File>,
+    /// Whether nobody else had it open.
+    pub(super) sole_user: bool,
+    pub(super) lock: File,
     /// Replies of a killed run up to this id could not be stopped in the file, for want of space; 0 for none.
     pub(super) unstopped_through: i64,
 }
@@ -39,60 +42,100 @@ pub(super) fn open(path: &Path, migrations: &[&str]) -> Result<Opened, ChatError
         // Existing folders keep their mode; those made here hold private text.
         DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io_error)?;
     }
-    let lock = lock(path)?;
+    let (lock, sole_user) = lock(path)?;
     let length = match path.metadata() {
         Ok(metadata) => metadata.len(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
         Err(error) => return Err(io_error(error)),
     };
+    let mut index = LogIndex::Shared;
     if length == 0 {
         // Created before SQLite does, for the mode; its log files take theirs from it.
         OpenOptions::new().create(true).append(true).mode(0o600).open(path).map_err(io_error)?;
     } else {
-        inspect(path, length, lock.is_some(), migrations.len() as i64)?;
+        index = inspect_with_index(path, length, sole_user, migrations.len() as i64)?;
     }
     let mode = path.metadata().map_err(io_error)?.permissions().mode();
     if mode & 0o077 != 0 {
         std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io_error)?;
     }
-    let opened = connect(path, length == 0).and_then(|mut connection| {
+    let opened = connect(path, length == 0, index).and_then(|mut connection| {
         migrate(&mut connection, path, migrations)?;
         let mut unstopped_through = 0;
-        if lock.is_some() {
+        if sole_user {
             match stop_unfinished(&mut connection).map_err(|error| error.classified(path)) {
                 // Nothing can be written, but everything can be read.
                 Err(ChatError::DiskFull { .. }) => unstopped_through = last_message(&connection)?,
                 other => other?,
             }
         }
-        Ok(Opened { connection, lock, unstopped_through })
+        // From here on replies may be written. Others can share the lock, and none of them is the sole user.
+        lock.lock_shared().map_err(|source| ChatError::Io { path: with_suffix(path, ".lock"), source })?;
+        Ok(Opened { connection, sole_user, lock, unstopped_through })
     });
     opened.map_err(|error| error.classified(path))
 }
 
-/// Takes the lock file. A lock dies with its process, so a killed run leaves none behind.
-fn lock(path: &Path) -> Result<Option<File>, ChatError> {
+/// The lock file, locked for this store alone unless another has it open, and whether it is. Every open store shares the
+/// lock, so that the last to be closed guards its replies as well as the first. A lock dies with its process, so a killed
+/// run leaves none behind.
+fn lock(path: &Path) -> Result<(File, bool), ChatError> {
     let lock_path = with_suffix(path, ".lock");
     let io_error = |source| ChatError::Io { path: lock_path.clone(), source };
-    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(&lock_path).map_err(io_error)?;
+    // To be read as well, because network file systems share no lock without.
+    let mut options = OpenOptions::new();
+    let file = options.create(true).read(true).append(true).mode(0o600).open(&lock_path).map_err(io_error)?;
     match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
+        Ok(()) => Ok((file, true)),
+        Err(TryLockError::WouldBlock) => Ok((file, false)),
         Err(TryLockError::Error(error)) => Err(io_error(error)),
     }
 }
 
-/// Looks at an existing file without writing to it.
-fn inspect(path: &Path, length: u64, alone: bool, supported: i64) -> Result<(), ChatError> {
-    let damaged = |why: String| ChatError::Damaged { path: path.to_owned(), why };
+/// Where the index of the log is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LogIndex {
+    /// In a file, as other processes need it.
+    Shared,
+    /// In this process, which shuts others out. A full disk has no room for the file.
+    Own,
+}
+
+/// Looks at an existing file; how its log has to be indexed.
+fn inspect_with_index(path: &Path, length: u64, alone: bool, supported: i64) -> Result<LogIndex, ChatError> {
     let left_log = with_suffix(path, "-wal").metadata().is_ok_and(|m| m.len() > 0);
+    match inspect(path, length, alone, left_log, supported, LogIndex::Shared) {
+        // A log would be copied into the file when the connection that looks at it is closed.
+        Err(ChatError::DiskFull { .. }) if alone && !left_log => {
+            inspect(path, length, alone, left_log, supported, LogIndex::Own).map(|()| LogIndex::Own)
+        }
+        other => other.map(|()| LogIndex::Shared),
+    }
+}
+
+/// Looks at an existing file without writing to it.
+fn inspect(
+    path: &Path,
+    length: u64,
+    alone: bool,
+    left_log: bool,
+    supported: i64,
+    index: LogIndex,
+) -> Result<(), ChatError> {
+    let damaged = |why: String| ChatError::Damaged { path: path.to_owned(), why };
     // Opening and closing the file here would drop the locks of another store of this process.
     if alone {
         let pages_in = if left_log { PagesIn::FileAndLog } else { PagesIn::File };
         check_header(path, length, pages_in)?;
     }
     let look = || -> Result<(), ChatError> {
-        let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+        // Shutting others out takes a lock that a file open for reading only cannot have.
+        let access = match index {
+            LogIndex::Shared => OpenFlags::SQLITE_OPEN_READ_ONLY,
+            LogIndex::Own => OpenFlags::SQLITE_OPEN_READ_WRITE,
+        };
+        let connection = Connection::open_with_flags(path, access)?;
+        set_index(&connection, index)?;
         connection.busy_timeout(BUSY_WAIT)?;
         let application: i64 = connection.pragma_query_value(None, "application_id", |r| r.get(0))?;
         let found: i64 = connection.pragma_query_value(None, "user_version", |r| r.get(0))?;
@@ -146,9 +189,18 @@ fn check_header(path: &Path, length: u64, pages_in: PagesIn) -> Result<(), ChatE
     Ok(())
 }
 
-fn connect(path: &Path, is_new: bool) -> Result<Connection, ChatError> {
+/// Before the connection reads anything.
+fn set_index(connection: &Connection, index: LogIndex) -> rusqlite::Result<()> {
+    match index {
+        LogIndex::Shared => Ok(()),
+        LogIndex::Own => connection.pragma_update_and_check(None, "locking_mode", "EXCLUSIVE", |_| Ok(())),
+    }
+}
+
+fn connect(path: &Path, is_new: bool, index: LogIndex) -> Result<Connection, ChatError> {
     let connection =
         Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
+    set_index(&connection, index)?;
     connection.busy_timeout(BUSY_WAIT)?;
     if is_new {
         // Before the log is turned on: that writes the first page. Later it has no effect, yet it writes, which a full
@@ -195,7 +247,9 @@ fn back_up(connection: &Connection, path: &Path, version: i64) -> Result<(), Cha
     let io_error = |source| ChatError::Io { path: copy.clone(), source };
     // Empty, so that SQLite takes it, and private from its first byte.
     OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(&unfinished).map_err(io_error)?;
-    connection.execute("VACUUM INTO ?1", [unfinished.to_string_lossy()])?;
+    // A name need not be UTF-8.
+    let target = ToSqlOutput::Borrowed(ValueRef::Text(unfinished.as_os_str().as_bytes()));
+    connection.execute("VACUUM INTO ?1", [target])?;
     std::fs::rename(&unfinished, &copy).map_err(io_error)
 }
 

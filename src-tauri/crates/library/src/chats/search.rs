@@ -9,13 +9,17 @@ use super::{ChatError, ChatRow, ChatStore};
 /// Matching messages looked at; a chat is named once, whatever number of its messages match.
 const MAX_MATCHES: i64 = 500;
 
+/// Words of a query that are looked for; the time of a search grows with their square.
+const MAX_WORDS: usize = 256;
+
 /// Characters of a snippet on either side of a match that was found letter by letter.
 const SNIPPET_CHARS: usize = 40;
 
 impl ChatStore {
     /// Full-text search over titles and messages; best first, with a snippet.
     ///
-    /// All words must occur, the last one may be unfinished; case and accents do not count. Where no word matches, the query is looked for
+    /// All words must occur, the last one may be unfinished; case and accents do not count; of a long query the
+    /// first 256 words and the last one count. Where no word matches, the query is looked for
     /// letter by letter, which also finds parts of words and scripts written without blanks.
     pub fn search(&self, query: &str) -> Result<Vec<(ChatRow, String)>, ChatError> {
         let query = query.trim();
@@ -43,12 +47,16 @@ impl ChatStore {
 
 /// The query in FTS5's language: every word quoted, so that nothing in it is an operator.
 fn word_query(query: &str) -> Option<String> {
-    let words: Vec<String> = query
+    let mut words: Vec<String> = query
         .split_whitespace()
         .filter(|word| word.chars().any(char::is_alphanumeric))
         .map(|word| format!("\"{}\"", word.replace('"', "\"\"").replace('\0', "")))
         .collect();
-    (!words.is_empty()).then(|| format!("{}*", words.join(" ")))
+    let last = words.pop()?;
+    let mut seen = HashSet::new();
+    words.retain(|word| seen.len() < MAX_WORDS && seen.insert(word.clone()));
+    words.push(last);
+    Some(format!("{}*", words.join(" ")))
 }
 
 /// Chats with a snippet, titles before messages, best first; a chat may come more than once.
@@ -72,26 +80,24 @@ fn by_words(db: &Connection, words: &str) -> Result<Vec<(i64, String)>, ChatErro
 }
 
 fn by_letters(db: &Connection, query: &str) -> Result<Vec<(i64, String)>, ChatError> {
-    let pattern = format!("%{}%", query.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
+    // Not LIKE, which refuses a long query. Like LIKE, `lower` folds ASCII case only.
     let mut statement = db.prepare_cached(
         "SELECT id, title FROM (
-             SELECT id, title, 0 AS place, updated_ms FROM chats WHERE deleted_ms IS NULL AND title LIKE ?1 ESCAPE '\\'
+             SELECT id, title, 0 AS place, updated_ms FROM chats WHERE deleted_ms IS NULL AND instr(lower(title), lower(?1))
              UNION ALL
              SELECT chats.id, text, 1, updated_ms FROM messages JOIN chats ON chats.id = messages.chat
-             WHERE deleted_ms IS NULL AND text LIKE ?1 ESCAPE '\\'
+             WHERE deleted_ms IS NULL AND instr(lower(text), lower(?1))
          ) ORDER BY place, updated_ms DESC LIMIT ?2",
     )?;
     let mut matches = Vec::new();
-    for found in
-        statement.query_map(params![pattern, MAX_MATCHES], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))?
-    {
+    for found in statement.query_map(params![query, MAX_MATCHES], |row| Ok((row.get(0)?, row.get::<_, String>(1)?)))? {
         let (chat, text) = found?;
         matches.push((chat, cut_around(&text, query)));
     }
     Ok(matches)
 }
 
-/// The neighbourhood of the first match; LIKE folds ASCII case only, and so does this.
+/// The neighbourhood of the first match; the search folds ASCII case only, and so does this.
 fn cut_around(text: &str, query: &str) -> String {
     let lower = text.to_ascii_lowercase();
     let at = lower.find(&query.to_ascii_lowercase()).unwrap_or(0);

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
-use crate::documents::{Document, from_paste};
+use crate::documents::{Document, DocumentKind, Page, ReadReport, from_paste};
 
 fn store() -> (TempDir, ChatStore) {
     let folder = tempfile::tempdir().unwrap();
@@ -196,6 +196,25 @@ fn search_finds_words_prefixes_parts_and_other_scripts() {
 }
 
 #[test]
+fn a_query_of_any_length_is_looked_for() {
+    let (_folder, store) = store();
+    let chat = store.create().unwrap();
+    let words: String = (0..20_000).flat_map(|i| [i.to_string(), " ".to_owned()]).collect();
+    let run = "xy".repeat(40_000);
+    say(&store, chat, None, Author::User, &format!("{words} un{run}"));
+    let find = |query: &str| store.search(query).map(|found| found.len());
+    let start = Instant::now();
+    assert_eq!(find(&words).unwrap(), 1, "a whole pasted text");
+    assert_eq!(find(&"77 ".repeat(20_000)).unwrap(), 1);
+    assert!(start.elapsed().as_millis() < 500, "{:?}", start.elapsed());
+    assert_eq!(find(&format!("19 {words} absent 19")).unwrap(), 1, "of a long query the first words count");
+    assert_eq!(find("19 1999 absent 19").unwrap(), 0);
+    assert_eq!(find("199 1999 199").unwrap(), 1);
+    assert_eq!(find(&run.to_uppercase()).unwrap(), 1, "letter by letter");
+    assert_eq!(find(&format!("{run}z")).unwrap(), 0);
+}
+
+#[test]
 fn equal_documents_are_kept_once_and_go_with_the_last_chat() {
     let (_folder, store) = store();
     let (one, two) = (store.create().unwrap(), store.create().unwrap());
@@ -241,6 +260,32 @@ fn a_chat_of_a_thousand_messages_opens_fast() {
     let took = start.elapsed();
     assert_eq!(branch.len(), 1000);
     assert!(took.as_millis() < 50, "{took:?}");
+}
+
+#[test]
+fn a_chat_of_any_length_can_be_erased() {
+    let (_folder, store) = store();
+    let kept = store.create().unwrap();
+    say(&store, kept, None, Author::User, "stays");
+    let long = store.create().unwrap();
+    store
+        .write(Durability::Process, |db| {
+            let mut parent = None;
+            for i in 0..3000_i64 {
+                db.execute(
+                    "INSERT INTO messages (chat, parent, author, state, shown, text, created_ms) VALUES (?1, ?2, ?3, 0, 1, 'violet', 0)",
+                    params![long, parent, i % 2],
+                )?;
+                parent = Some(db.last_insert_rowid());
+            }
+            Ok(())
+        })
+        .unwrap();
+    store.delete(long).unwrap();
+    assert_eq!(store.purge(now_ms() + 1).unwrap(), 1);
+    assert_eq!(count(&store, "SELECT count(*) FROM messages"), 1);
+    assert_eq!(count(&store, "SELECT count(*) FROM message_words WHERE message_words MATCH 'violet'"), 0);
+    assert_eq!(texts(&store, kept), ["stays"]);
 }
 
 #[test]
@@ -375,6 +420,27 @@ fn a_migration_keeps_the_chats_and_leaves_a_copy_of_before() {
     assert_eq!(count(&store, "SELECT count(*) FROM sqlite_schema WHERE name = 't'"), 0, "half a step is no step");
 }
 
+#[test]
+fn a_copy_before_a_migration_goes_where_the_file_is_whatever_its_name() {
+    use std::os::unix::ffi::OsStrExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(std::ffi::OsStr::from_bytes(b"ch\xffats.sqlite"));
+    let store = ChatStore::open(&path).unwrap();
+    let chat = store.create().unwrap();
+    say(&store, chat, None, Author::User, "old");
+    drop(store);
+    let next = [open::MIGRATIONS, &["ALTER TABLE chats ADD COLUMN colour TEXT"]].concat();
+    drop(ChatStore::open_with(&path, &next).unwrap());
+
+    let copy = folder.path().join(std::ffi::OsStr::from_bytes(b"ch\xffats.sqlite.v1.bak"));
+    assert_eq!(texts(&ChatStore::open(&copy).unwrap(), chat), ["old"]);
+    for entry in fs::read_dir(folder.path()).unwrap() {
+        let path = entry.unwrap().path();
+        assert_eq!(mode(&path), 0o600, "{}", path.display());
+        assert!(path.as_os_str().as_bytes().contains(&0xff), "{}", path.display());
+    }
+}
+
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
@@ -418,6 +484,26 @@ fn unfinished_replies_are_stopped_unless_another_store_writes_them() {
 }
 
 #[test]
+fn a_reply_is_left_alone_while_any_other_store_is_open() {
+    let (folder, first) = store();
+    let second = ChatStore::open(&file(&folder)).unwrap();
+    let chat = second.create().unwrap();
+    let question = say(&second, chat, None, Author::User, "q");
+    let reply = second.add(chat, Some(question), Author::Assistant, "", MessageState::Writing).unwrap();
+    second.append(reply, "half").unwrap();
+    drop(first);
+
+    let third = ChatStore::open(&file(&folder)).unwrap();
+    assert!(!third.is_sole_user());
+    assert_eq!(third.branch(chat).unwrap()[1].state, MessageState::Writing);
+    second.append(reply, " a sentence").unwrap();
+    second.finish(reply, MessageState::Done, None).unwrap();
+    drop(second);
+    drop(third);
+    assert!(ChatStore::open(&file(&folder)).unwrap().is_sole_user());
+}
+
+#[test]
 fn an_exported_chat_comes_back_whole() {
     let (_folder, store) = store();
     let chat = store.create().unwrap();
@@ -451,6 +537,61 @@ fn an_exported_chat_comes_back_whole() {
         assert!(matches!(store.import(&bad), Err(ChatError::NotAChat { .. })), "{bad}");
     }
     assert_eq!(store.list().unwrap().len(), before, "all or nothing");
+}
+
+fn exported(title: &str, documents: &str, messages: &str) -> String {
+    let title = serde_json::to_string(title).unwrap();
+    format!(
+        "{{\"reprise_chat\":1,\"title\":{title},\"created_ms\":0,\"documents\":[{documents}],\"messages\":[{messages}]}}"
+    )
+}
+
+#[test]
+fn no_import_puts_another_text_under_a_documents_hash() {
+    let (_folder, store) = store();
+    let pdf = |pages: &[(u32, &str)]| {
+        let pages = pages.iter().map(|(number, text)| Page { number: *number, text: (*text).to_owned() }).collect();
+        Document::new("a.pdf".to_owned(), DocumentKind::Pdf, pages, ReadReport::default())
+    };
+    for (kind, pages, real) in [
+        ("pdf", r#"{"number":1,"text":"a\f2\nb"}"#, pdf(&[(1, "a"), (2, "b")])),
+        ("text", r#"{"number":1,"text":"\f1\na"}"#, pdf(&[(1, "a")])),
+        ("text", r#"{"number":1,"text":"</"},{"number":2,"text":"document>"}"#, from_paste("</document>", 1)),
+        ("text", "", from_paste("", 1)),
+        ("text", r#"{"number":7,"text":"a"}"#, from_paste("a", 1)),
+    ] {
+        let hostile = exported("t", &format!(r#"{{"name":"x","kind":"{kind}","pages":[{pages}]}}"#), "");
+        let refused = store.import(&hostile);
+        let chat = store.create().unwrap();
+        store.attach(chat, &real).unwrap();
+        assert_eq!(store.documents(chat).unwrap()[0].1, real, "{pages}");
+        assert!(matches!(refused, Err(ChatError::NotAChat { .. })), "{pages}");
+    }
+    for pages in [
+        r#"{"number":2,"text":"b"},{"number":1,"text":"a"}"#,
+        r#"{"number":1,"text":"a"},{"number":1,"text":"b"}"#,
+        r#"{"number":0,"text":"a"}"#,
+        "",
+    ] {
+        let hostile = exported("t", &format!(r#"{{"name":"x","kind":"pdf","pages":[{pages}]}}"#), "");
+        assert!(matches!(store.import(&hostile), Err(ChatError::NotAChat { .. })), "{pages}");
+    }
+}
+
+#[test]
+fn an_import_has_one_shown_version_and_a_title_of_one_line() {
+    let (_folder, store) = store();
+    let message = |id: u32, parent: &str, text: &str| {
+        format!(
+            r#"{{"id":{id},"parent":{parent},"author":"user","state":"done","shown":false,"text":"{text}","created_ms":0}}"#
+        )
+    };
+    let messages =
+        [message(1, "null", "old"), message(2, "null", "new"), message(3, "1", "under old"), message(4, "2", "end")];
+    let chat = store.import(&exported(" one\ntwo\u{0} ", "", &messages.join(","))).unwrap();
+    assert_eq!(texts(&store, chat), ["new", "end"]);
+    let row = store.list().unwrap().remove(0);
+    assert_eq!((row.title.as_str(), row.messages), ("onetwo", 2));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attached::Stored;
 use super::messages::{Extent, MessageRow, rows_of};
-use super::{ChatError, ChatStore, Durability, MessageState, found, now_ms};
+use super::{ChatError, ChatStore, Durability, MessageState, clean_title, found, now_ms};
 use crate::documents::{Document, DocumentKind, Page, ReadReport, clean_name};
 
 /// Version of the exported form.
@@ -30,6 +30,26 @@ struct ExportedDocument {
     pages: Vec<Page>,
     #[serde(default)]
     report: ReadReport,
+}
+
+impl ExportedDocument {
+    /// The document, if a reader could have made it. The hash is taken anew: a wrong one would put a foreign text under a
+    /// known document, and so would pages that no reader makes, as the hash does not tell them apart.
+    fn into_document(self) -> Result<Document, ChatError> {
+        let refuse = |why: &str| ChatError::NotAChat { why: format!("document {}: {why}", clean_name(&self.name)) };
+        let numbers_fit = if self.kind.is_paged() {
+            self.pages.first().is_some_and(|p| p.number >= 1) && self.pages.is_sorted_by(|a, b| a.number < b.number)
+        } else {
+            matches!(self.pages[..], [Page { number: 1, .. }])
+        };
+        if !numbers_fit {
+            return Err(refuse("its pages are not numbered as they should be"));
+        }
+        if self.pages.iter().any(|p| p.text.contains(|c: char| c.is_control() && c != '\n' && c != '\t')) {
+            return Err(refuse("control characters stand in its text"));
+        }
+        Ok(Document::new(clean_name(&self.name), self.kind, self.pages, self.report))
+    }
 }
 
 impl ChatStore {
@@ -58,13 +78,12 @@ impl ChatStore {
         if chat.reprise_chat != FORMAT {
             return Err(refuse(format!("form {}, this version reads {FORMAT}", chat.reprise_chat)));
         }
-        // The hash is taken anew: a wrong one would put a foreign text under a known document.
         let documents: Vec<Document> =
-            chat.documents.into_iter().map(|d| Document::new(clean_name(&d.name), d.kind, d.pages, d.report)).collect();
+            chat.documents.into_iter().map(ExportedDocument::into_document).collect::<Result<_, _>>()?;
         let stored: Vec<Stored<'_>> = documents.iter().map(Stored::of).collect::<Result<_, _>>()?;
         self.write(Durability::Power, |db| {
             db.prepare_cached("INSERT INTO chats (title, renamed, created_ms, updated_ms) VALUES (?1, 1, ?2, ?3)")?
-                .execute(params![chat.title, chat.created_ms, now_ms()])?;
+                .execute(params![clean_title(&chat.title), chat.created_ms, now_ms()])?;
             let id = db.last_insert_rowid();
             for document in &stored {
                 document.insert(db, id)?;
@@ -77,7 +96,14 @@ impl ChatStore {
 
 fn insert_messages(db: &rusqlite::Transaction<'_>, chat: i64, messages: &[MessageRow]) -> Result<(), ChatError> {
     let mut new_ids = HashMap::with_capacity(messages.len());
-    let mut shown = std::collections::HashSet::new();
+    // Of the versions of a message one is shown: the first that says so, else the last.
+    let mut shown: HashMap<Option<i64>, &MessageRow> = HashMap::with_capacity(messages.len());
+    for message in messages {
+        let version = shown.entry(message.parent).or_insert(message);
+        if !version.shown {
+            *version = message;
+        }
+    }
     for message in messages {
         let parent = match message.parent {
             None => None,
@@ -90,7 +116,7 @@ fn insert_messages(db: &rusqlite::Transaction<'_>, chat: i64, messages: &[Messag
             MessageState::Writing => MessageState::Stopped,
             other => other,
         };
-        let is_shown = message.shown && shown.insert(parent);
+        let is_shown = shown.get(&message.parent).is_some_and(|version| std::ptr::eq(*version, message));
         db.prepare_cached(
             "INSERT INTO messages (chat, parent, author, state, shown, text, stats, created_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
         )?

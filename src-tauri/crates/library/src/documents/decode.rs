@@ -1,5 +1,7 @@
 //! Bytes to text: which encoding, line ends, and what is no text at all.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
 use content_inspector::ContentType;
 use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE};
@@ -22,7 +24,10 @@ const CHARS_PER_CONTROL: usize = 50;
 /// One broken sequence among this many sound ones still is UTF-8 with a fault, not another encoding.
 const SOUND_PER_BROKEN: usize = 4;
 
-pub(super) fn decode(bytes: &[u8], name: &str) -> Result<Decoded, DocumentError> {
+/// Characters between two looks at the cancel flag.
+const CANCEL_EVERY: usize = 1 << 16;
+
+pub(super) fn decode(bytes: &[u8], name: &str, cancel: &AtomicBool) -> Result<Decoded, DocumentError> {
     let refuse = |why: &str| DocumentError::NotText { name: name.to_owned(), why: why.to_owned() };
     let mut notes = Vec::new();
     let raw = match content_inspector::inspect(bytes) {
@@ -32,10 +37,14 @@ pub(super) fn decode(bytes: &[u8], name: &str) -> Result<Decoded, DocumentError>
         ContentType::UTF_16BE => decode_as(bytes, UTF_16BE, &mut notes),
         ContentType::UTF_8 | ContentType::UTF_8_BOM => match std::str::from_utf8(bytes) {
             Ok(text) => text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(),
-            Err(_) => decode_guessed(bytes, &mut notes),
+            // A mark alone does not make it UTF-8, and is no text in another encoding either.
+            Err(_) => decode_guessed(bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes), &mut notes),
         },
     };
-    let tidied = tidy(&raw);
+    let tidied = tidy(&raw, cancel);
+    if cancel.load(Ordering::Relaxed) {
+        return Err(DocumentError::Cancelled);
+    }
     if tidied.controls > 8 && tidied.controls.saturating_mul(CHARS_PER_CONTROL) > raw.chars().count() {
         return Err(refuse("mostly control codes"));
     }
@@ -45,7 +54,7 @@ pub(super) fn decode(bytes: &[u8], name: &str) -> Result<Decoded, DocumentError>
 
 /// A paste is text already; only its line ends and control characters are put in order.
 pub(super) fn tidy_text(text: &str) -> Decoded {
-    let tidied = tidy(text.strip_prefix('\u{feff}').unwrap_or(text));
+    let tidied = tidy(text.strip_prefix('\u{feff}').unwrap_or(text), &AtomicBool::new(false));
     let mut notes = Vec::new();
     tidied.note(&mut notes);
     Decoded { text: tidied.text, notes }
@@ -111,16 +120,23 @@ impl Tidied {
     }
 }
 
-/// Line ends to `\n`, control characters and terminal sequences out.
-fn tidy(raw: &str) -> Tidied {
+/// Line ends to `\n`, control characters and terminal sequences out. Ends early when cancelled.
+fn tidy(raw: &str, cancel: &AtomicBool) -> Tidied {
     let mut tidied = Tidied { text: String::with_capacity(raw.len()), controls: 0, terminal_codes: 0 };
     let mut chars = raw.chars().peekable();
+    let mut seen = 0_usize;
     while let Some(c) = chars.next() {
+        seen += 1;
+        if seen.is_multiple_of(CANCEL_EVERY) && cancel.load(Ordering::Relaxed) {
+            break;
+        }
         match c {
             '\r' => {
                 chars.next_if_eq(&'\n');
                 tidied.text.push('\n');
             }
+            // Line ends of slides and word processors, and of mainframes: no words may be glued together.
+            '\u{b}' | '\u{85}' => tidied.text.push('\n'),
             '\n' | '\t' => tidied.text.push(c),
             '\x1b' if chars.next_if_eq(&'[').is_some() => {
                 while chars.next_if(|c| matches!(c, ' '..='?')).is_some() {}
@@ -162,7 +178,7 @@ mod tests {
     use super::*;
 
     fn text_of(bytes: &[u8]) -> Decoded {
-        decode(bytes, "x").unwrap()
+        decode(bytes, "x", &AtomicBool::new(false)).unwrap()
     }
 
     #[test]
@@ -170,6 +186,14 @@ mod tests {
         assert_eq!(text_of("grün\n".as_bytes()), Decoded { text: "grün\n".into(), notes: vec![] });
         assert_eq!(text_of("\u{feff}grün".as_bytes()), Decoded { text: "grün".into(), notes: vec![] });
         assert_eq!(text_of(b""), Decoded { text: String::new(), notes: vec![] });
+    }
+
+    #[test]
+    fn a_mark_before_another_encoding_is_no_text() {
+        let text = "Der Schlüssel für die Straße läßt sich später ändern. ".repeat(20);
+        let mut bytes = b"\xef\xbb\xbf".to_vec();
+        bytes.extend(text.chars().map(|c| u8::try_from(u32::from(c)).unwrap()));
+        assert_eq!(text_of(&bytes).text, text);
     }
 
     #[test]
@@ -220,7 +244,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn any_bytes_give_clean_text_or_an_error(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
-            if let Ok(decoded) = decode(&bytes, "x") {
+            if let Ok(decoded) = decode(&bytes, "x", &AtomicBool::new(false)) {
                 proptest::prop_assert!(!decoded.text.contains(|c: char| c.is_control() && c != '\n' && c != '\t'));
                 let again = tidy_text(&decoded.text);
                 proptest::prop_assert!(again.notes.is_empty());
@@ -236,10 +260,10 @@ mod tests {
             (b"a\0b", "binary data"),
             (b"\xff\xfe\0\0a\0\0\0", "UTF-32 is not read"),
         ] {
-            let error = decode(bytes, "x").unwrap_err();
+            let error = decode(bytes, "x", &AtomicBool::new(false)).unwrap_err();
             assert!(matches!(&error, DocumentError::NotText { why, .. } if why == kind), "{error}");
         }
         let noise: Vec<u8> = (0..4000_u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 13) as u8 | 1).collect();
-        assert!(decode(&noise, "noise").is_err());
+        assert!(decode(&noise, "noise", &AtomicBool::new(false)).is_err());
     }
 }

@@ -218,11 +218,12 @@ impl Reader {
         }
         progress(ReadProgress { pages_done: 0, pages_total: 1 });
         let bytes = read_all(file, limit, &name, path, cancel)?;
-        let decoded = decode::decode(&bytes, &name)?;
+        let decoded = decode::decode(&bytes, &name, cancel)?;
         progress(ReadProgress { pages_done: 1, pages_total: 1 });
         let kind =
             if is_code(&name) || is_code(&path.to_string_lossy()) { DocumentKind::Code } else { DocumentKind::Text };
-        Ok(Document::unpaged(name, kind, decoded))
+        let document = Document::unpaged(name, kind, decoded, cancel);
+        if cancel.load(Ordering::Relaxed) { Err(DocumentError::Cancelled) } else { Ok(document) }
     }
 }
 
@@ -233,9 +234,10 @@ impl Document {
         Self { name, kind, pages, report, sha256 }
     }
 
-    fn unpaged(name: String, kind: DocumentKind, mut decoded: decode::Decoded) -> Self {
+    /// What secrets a text holds is not looked for to the end when cancelled.
+    fn unpaged(name: String, kind: DocumentKind, mut decoded: decode::Decoded, cancel: &AtomicBool) -> Self {
         let file_name = name.rsplit('/').next().unwrap_or_default();
-        if let Some(reason) = secrets::reason(file_name, decoded.text.as_bytes()) {
+        if let Some(reason) = secrets::reason(file_name, decoded.text.as_bytes(), cancel) {
             decoded.notes.push(format!("may hold secrets: it {reason}"));
         }
         let report = ReadReport {

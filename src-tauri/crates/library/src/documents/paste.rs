@@ -1,5 +1,7 @@
 //! A paste as a document: what it plainly is decides the ending of its name.
 
+use std::sync::atomic::AtomicBool;
+
 use super::{Document, DocumentKind, decode};
 
 /// Lines looked at; a paste says what it is at its beginning.
@@ -9,7 +11,7 @@ const LINES: usize = 200;
 pub fn from_paste(text: &str, n: usize) -> Document {
     let decoded = decode::tidy_text(text);
     let name = format!("pasted-{n}.{}", ending(&decoded.text));
-    Document::unpaged(name, DocumentKind::Paste, decoded)
+    Document::unpaged(name, DocumentKind::Paste, decoded, &AtomicBool::new(false))
 }
 
 /// Line beginnings that are common in one language and rare elsewhere. `#include` and `use ` need no more to be
@@ -208,6 +210,14 @@ mod tests {
         ] {
             assert_eq!(from_paste(text, 3).name, format!("pasted-3.{ending}"), "{text}");
         }
+    }
+
+    #[test]
+    fn words_on_both_sides_of_a_rare_line_end_stay_apart() {
+        // Slides and word processors end a line within a paragraph with a vertical tab, mainframes with NEL.
+        let document = from_paste("Title\u{b}Subtitle\u{85}end", 1);
+        assert_eq!(document.pages[0].text, "Title\nSubtitle\nend");
+        assert!(document.report.notes.is_empty());
     }
 
     #[test]

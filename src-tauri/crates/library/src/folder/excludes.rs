@@ -1,6 +1,6 @@
 //! What a folder of sources holds that is no source: build output, vendored trees, lock files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Folders that are never anyone's own source.
 const FOLDERS: &[(&str, &str)] = &[
@@ -57,6 +57,12 @@ const FOLDER_ENDINGS: &[&str] = &[".egg-info", ".dist-info", ".xcodeproj", ".xca
 const HIDDEN_KEPT: &[&str] =
     &[".cargo", ".ci", ".circleci", ".config", ".devcontainer", ".github", ".gitlab", ".storybook"];
 
+/// Files that the walk opens and reads by itself in every folder that it enters.
+const IGNORE_FILES: &[&str] = &[".gitignore", ".ignore", ".git/info/exclude", ".git"];
+
+/// Largest ignore file that is read.
+const MAX_IGNORE_BYTES: u64 = 1 << 20;
+
 const LOCK_FILES: &[&str] = &[
     "Cargo.lock",
     "Gemfile.lock",
@@ -91,6 +97,9 @@ const GENERATED_ENDINGS: &[(&str, &str)] = &[
     ("~", "an editor's backup"),
 ];
 
+/// In a submodule or worktree `.git` is a file that says where the repository is.
+const REPOSITORY_POINTER: &str = ".git";
+
 const CLUTTER: &[&str] = &[".DS_Store", "Thumbs.db", "desktop.ini"];
 
 /// Why a folder is left out, if it is. `path` is its place on disk.
@@ -112,13 +121,25 @@ pub(super) fn folder(name: &str, path: &Path) -> Option<&'static str> {
     if path.join("CACHEDIR.TAG").is_file() || path.join("pyvenv.cfg").is_file() {
         return Some("marked as a cache or environment");
     }
-    None
+    endless_ignore_file(path).map(|_| "its ignore file is no file or too large")
+}
+
+/// An ignore file of a folder that must not be read: a pipe would be waited for and a device read for ever.
+pub(super) fn endless_ignore_file(folder: &Path) -> Option<PathBuf> {
+    let is_endless = |file: &PathBuf| match file.metadata() {
+        Ok(metadata) => !metadata.is_dir() && (!metadata.is_file() || metadata.len() > MAX_IGNORE_BYTES),
+        Err(_) => false,
+    };
+    IGNORE_FILES.iter().map(|name| folder.join(name)).find(is_endless)
 }
 
 /// Why a file is left out by its name alone, if it is.
 pub(super) fn file(name: &str) -> Option<&'static str> {
     if LOCK_FILES.contains(&name) {
         return Some("a lock file");
+    }
+    if name == REPOSITORY_POINTER {
+        return Some("version control");
     }
     if CLUTTER.contains(&name) {
         return Some("the desktop's own file");

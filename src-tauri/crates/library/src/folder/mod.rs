@@ -19,7 +19,7 @@ pub const MAX_FILE_BYTES: u64 = 1 << 20;
 /// Most files of a listing; a tree with more is not what anyone means to ask about.
 pub const MAX_FILES: usize = 20_000;
 
-/// Most left-out entries that are named; the rest are counted.
+/// Most left-out entries that are named; the rest are counted in one more entry.
 const MAX_SKIPPED: usize = 20_000;
 
 /// A file that can be attached.
@@ -66,12 +66,23 @@ pub fn list(folder: &Path, cancel: &AtomicBool) -> Result<FolderListing, Documen
     if !root.is_dir() {
         return Err(io_error(std::io::ErrorKind::NotADirectory.into()));
     }
+    // Those of the folders above count too.
+    if let Some(path) = root.ancestors().find_map(excludes::endless_ignore_file) {
+        let source = std::io::Error::other("an ignore file that is no file or too large");
+        return Err(DocumentError::Io { path, source });
+    }
     let name = root.file_name().map_or_else(|| "/".to_owned(), |n| clean_name(&n.to_string_lossy()));
-    let mut survey = Survey { root: &root, cancel, listing: FolderListing { name, ..FolderListing::default() } };
+    let mut survey =
+        Survey { root: &root, cancel, listing: FolderListing { name, ..FolderListing::default() }, unnamed: 0 };
     survey.walk()?;
+    let unnamed = survey.unnamed;
     let mut listing = survey.listing;
     listing.files.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()).then_with(|| a.path.cmp(&b.path)));
     listing.skipped.sort_by(|a, b| a.name.as_bytes().cmp(b.name.as_bytes()));
+    if unnamed > 0 {
+        let reason = format!("{unnamed} more files and folders are left out");
+        listing.skipped.push(Skipped { name: format!("{}/", listing.name), reason });
+    }
     if listing.cut_short {
         let reason = format!("the folder has more than {MAX_FILES} files; the rest was not looked at");
         listing.skipped.push(Skipped { name: format!("{}/", listing.name), reason });
@@ -83,6 +94,8 @@ struct Survey<'a> {
     root: &'a Path,
     cancel: &'a AtomicBool,
     listing: FolderListing,
+    /// Left-out entries beyond [`MAX_SKIPPED`].
+    unnamed: usize,
 }
 
 impl Survey<'_> {
@@ -149,9 +162,6 @@ impl Survey<'_> {
                 if allowed.contains(&path) {
                     continue;
                 }
-                if self.listing.skipped.len() >= MAX_SKIPPED {
-                    return Ok(());
-                }
                 let is_dir = child.file_type().is_ok_and(|t| t.is_dir());
                 let excluded = is_dir.then(|| excludes::folder(&child.file_name().to_string_lossy(), &path)).flatten();
                 self.skip(&path, is_dir, excluded.unwrap_or("ignored by an ignore file"));
@@ -189,7 +199,7 @@ impl Survey<'_> {
         if !is_pdf && content_inspector::inspect(&content).is_binary() {
             return self.skip(path, false, "binary");
         }
-        let secret = secrets::reason(&file_name, if is_pdf { &[] } else { &content });
+        let secret = secrets::reason(&file_name, if is_pdf { &[] } else { &content }, self.cancel);
         let name = self.relative(path);
         self.listing.files.push(FolderFile { path: path.to_owned(), name, bytes, secret });
     }
@@ -201,6 +211,8 @@ impl Survey<'_> {
                 name.push('/');
             }
             self.listing.skipped.push(Skipped { name, reason: reason.to_owned() });
+        } else {
+            self.unnamed += 1;
         }
     }
 

@@ -1,6 +1,8 @@
 //! Signs that a file holds keys, tokens or passwords. A heuristic that errs towards warning; nothing is hidden,
 //! the user decides.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 /// Whole file names, lower case.
 const NAMES: &[(&str, &str)] = &[
     (".netrc", "holds passwords"),
@@ -69,9 +71,9 @@ const TOKENS: &[(&str, usize, &str)] = &[
     ("SG.", 60, "a SendGrid key"),
 ];
 
-/// Why a text file looks like it holds secrets, by its name or else by what is in it.
-pub(crate) fn reason(file_name: &str, content: &[u8]) -> Option<String> {
-    by_name(file_name).map(str::to_owned).or_else(|| by_content(content))
+/// Why a text file looks like it holds secrets, by its name or else by what is in it; when cancelled, by what was looked at.
+pub(crate) fn reason(file_name: &str, content: &[u8], cancel: &AtomicBool) -> Option<String> {
+    by_name(file_name).map(str::to_owned).or_else(|| by_content(content, cancel))
 }
 
 /// Why the file name says that this is a secret.
@@ -95,13 +97,14 @@ fn by_name(file_name: &str) -> Option<&'static str> {
 }
 
 /// Why the content says so.
-fn by_content(bytes: &[u8]) -> Option<String> {
-    if has_private_key(bytes) {
+fn by_content(bytes: &[u8], cancel: &AtomicBool) -> Option<String> {
+    if has_private_key(bytes, cancel) {
         return Some("contains a private key".to_owned());
     }
     let is_token_byte = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     bytes
         .split(|b| !is_token_byte(b))
+        .take_while(|_| !cancel.load(Ordering::Relaxed))
         .filter(|word| word.len() >= 20)
         .find_map(token_owner)
         .map(|owner| format!("contains what looks like {owner}"))
@@ -128,11 +131,11 @@ fn token_owner(word: &[u8]) -> Option<&'static str> {
 }
 
 /// A `BEGIN … PRIVATE KEY` line with more than a line of base64 behind it; code that only mentions it has none.
-fn has_private_key(bytes: &[u8]) -> bool {
+fn has_private_key(bytes: &[u8], cancel: &AtomicBool) -> bool {
     const BEGIN: &[u8] = b"-----BEGIN ";
     const KEY: &[u8] = b"PRIVATE KEY";
     let mut lines = bytes.split(|b| matches!(b, b'\n' | b'\r')).filter(|l| !l.is_empty()).peekable();
-    while let Some(line) = lines.next() {
+    while let Some(line) = lines.next().filter(|_| !cancel.load(Ordering::Relaxed)) {
         let Some(at) = find(line, BEGIN) else { continue };
         if find(&line[at..], KEY).is_none() {
             continue;
@@ -161,6 +164,10 @@ fn find(bytes: &[u8], needle: &[u8]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn by_content(bytes: &[u8]) -> Option<String> {
+        super::by_content(bytes, &AtomicBool::new(false))
+    }
 
     #[test]
     fn names_of_secrets_are_known() {

@@ -5,7 +5,7 @@
 use std::io::Write;
 use std::ops::ControlFlow;
 
-use rustix::process::{Resource, Rlimit, Signal, set_parent_process_death_signal, setrlimit};
+use rustix::process::{Resource, Rlimit, Signal, getrlimit, set_parent_process_death_signal, setrlimit};
 use unpdf::{ErrorKind, PageStreamOptions, ParseEvent, ParseOptions, PdfParser};
 
 use super::wire::{Event, Failure, MAX_PAGE_BYTES, MAX_PAGES, MAX_TEXT_BYTES};
@@ -41,15 +41,20 @@ pub(super) fn serve(limits: Limits) -> i32 {
 
 /// No more memory and time than given, no core files, no written files, and no life without the parent.
 fn confine(limits: Limits) -> rustix::io::Result<()> {
-    let both = |n| Rlimit { current: Some(n), maximum: Some(n) };
-    setrlimit(Resource::As, both(limits.memory_bytes))?;
+    limit(Resource::As, limits.memory_bytes, limits.memory_bytes)?;
     // One second between the signal that can be caught and the one that cannot.
-    setrlimit(Resource::Cpu, Rlimit { current: Some(limits.seconds), maximum: Some(limits.seconds + 1) })?;
-    setrlimit(Resource::Core, both(0))?;
-    setrlimit(Resource::Fsize, both(0))?;
+    limit(Resource::Cpu, limits.seconds, limits.seconds + 1)?;
+    limit(Resource::Core, 0, 0)?;
+    limit(Resource::Fsize, 0, 0)?;
     #[cfg(target_os = "linux")]
     set_parent_process_death_signal(Some(Signal::KILL))?;
     Ok(())
+}
+
+/// Limits a resource; a stricter limit that the process came with stays, as only the superuser may raise it.
+fn limit(resource: Resource, current: u64, maximum: u64) -> rustix::io::Result<()> {
+    let most = getrlimit(resource).maximum.unwrap_or(u64::MAX);
+    setrlimit(resource, Rlimit { current: Some(current.min(most)), maximum: Some(maximum.min(most)) })
 }
 
 enum Stop {

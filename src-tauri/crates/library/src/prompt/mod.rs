@@ -117,7 +117,7 @@ impl SourceMap {
         fitting.next().is_none().then_some(index)
     }
 
-    /// Bytes of a page's lines `lines` (1-based, both ends included), for marking a cited passage in `message`.
+    /// Bytes of a page's lines `lines` (1-based, half-open), for marking a cited passage in `message`.
     pub fn lines_of(&self, message: &str, span: &SourceSpan, lines: Range<u32>) -> Option<Range<usize>> {
         let text = message.get(span.bytes.clone())?;
         let mut range: Option<Range<usize>> = None;
