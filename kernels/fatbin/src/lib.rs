@@ -47,7 +47,8 @@ pub fn embed_with(folder: &str, headers: &[&str]) -> Result<(), String> {
     println!("cargo::rerun-if-env-changed=REPRISE_CUDA_ARCHS");
 
     let files = files_of(&folder)?;
-    for file in files.iter().chain(&headers) {
+    // The folder too, for files that are new in it.
+    for file in [&folder].into_iter().chain(&files).chain(&headers) {
         println!("cargo::rerun-if-changed={}", file.display());
     }
     let Some(nvcc) = find_nvcc(&out) else {

@@ -43,7 +43,13 @@ impl Gpu {
         // SAFETY: capture was begun above.
         let captured = unsafe { result::stream::end_capture(detour.0) };
         drop(detour);
-        worked?;
+        if let Err(error) = worked {
+            if let Ok(unwanted) = captured {
+                // SAFETY: ours and unused.
+                let _ = unsafe { result::graph::destroy(unwanted) };
+            }
+            return Err(error);
+        }
         let graph = captured.map_err(|error| CudaError::new("cuStreamEndCapture", error))?;
         let mut executable = std::ptr::null_mut();
         // SAFETY: the graph was just made.

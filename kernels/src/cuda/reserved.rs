@@ -21,12 +21,12 @@ pub struct ReservedBuffer {
 
 impl Drop for ReservedBuffer {
     fn drop(&mut self) {
-        if self.gpu.synchronize().is_err() {
-            return;
-        }
+        // After a fault on the device nothing runs any more, and this fails. Pages belong to no context, so they must still be
+        // given back: the end of the context would not.
+        let _ = self.gpu.synchronize();
         for (i, page) in self.pages.iter().enumerate() {
             if let Some(handle) = page {
-                // SAFETY: mapped by us, and the stream has ended.
+                // SAFETY: mapped by us, and nothing runs.
                 unsafe {
                     let _ = sys::cuMemUnmap(self.address + (i * self.page_bytes) as u64, self.page_bytes);
                     let _ = sys::cuMemRelease(*handle);

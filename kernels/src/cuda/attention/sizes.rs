@@ -2,6 +2,7 @@
 //! `kernels/cuda/contract.cu` asserts the figures of the test below on the other side.
 
 use crate::AttentionShape;
+use crate::cuda::GpuInfo;
 
 pub(super) const ATTEND_WARPS: usize = 4;
 pub(super) const ATTEND_THREADS: u32 = 32 * ATTEND_WARPS as u32;
@@ -54,6 +55,14 @@ impl Target {
             _ => (163, false),
         };
         Self { shared_kb, clusters }
+    }
+}
+
+impl GpuInfo {
+    /// Whether the machine code that runs here waits for the kernel before it (`griddepcontrol.wait`), so that it may be launched
+    /// to [overlap](crate::cuda::Launch::overlap). A newer generation gets the intermediate form, which does not.
+    pub fn waits_for_previous(&self) -> bool {
+        Target::of(self.compute_capability).clusters
     }
 }
 
@@ -172,7 +181,25 @@ mod tests {
             [(8, 0), (8, 6), (8, 7), (8, 9), (9, 0), (10, 0), (10, 3), (12, 0)].map(kb),
             [163, 99, 99, 99, 227, 227, 227, 99]
         );
-        assert_eq!(Target::of((11, 0)), Target::of((8, 0)), "by way of the intermediate form");
+        for unknown in [(11, 0), (13, 0)] {
+            assert_eq!(Target::of(unknown), Target::of((8, 0)), "by way of the intermediate form");
+        }
+        let waits = |compute_capability| {
+            let (name, megabyte) = (String::new(), 1 << 20);
+            let (multiprocessors, shared_bytes) = (100, 99 << 10);
+            let info = GpuInfo {
+                name,
+                compute_capability,
+                multiprocessors,
+                memory_bytes: megabyte,
+                l2_bytes: megabyte,
+                shared_bytes,
+                driver_version: 13_000,
+            };
+            info.waits_for_previous()
+        };
+        let capabilities = [(8, 0), (8, 9), (9, 0), (10, 3), (12, 0), (11, 0), (13, 0)];
+        assert_eq!(capabilities.map(waits), [false, false, true, true, true, false, false]);
         let cluster = |heads, capability| reuse_cluster(heads, Target::of(capability));
         assert_eq!([1, 4, 8, 32, 128].map(|heads| cluster(heads, (9, 0))), [16, 16, 8, 4, 2]);
         assert_eq!(cluster(8, (8, 9)), 1);

@@ -108,7 +108,8 @@ impl From<mac_attention::cuda::CudaError> for EngineError {
             | E::Unusable { .. }
             | E::NoDevice { .. }
             | E::OldDevice { .. }
-            | E::NoKernels => Self::NoGpu { why: error.to_string() },
+            | E::NoKernels
+            | E::DeviceLimit { .. } => Self::NoGpu { why: error.to_string() },
             E::Kernel(error) => Self::Kernel(error),
             other => Self::Gpu { why: other.to_string() },
         }

@@ -149,8 +149,12 @@ pub(crate) fn plan_beside(
         ..fixed
     };
     if context_tokens == 0 || plan.total() > free_bytes {
-        let context_that_fits = fitting(spec, fixed, token_bytes.kv + token_bytes.scratch, free_bytes);
-        return Err(EngineError::OutOfMemory { need_bytes: plan.total(), free_bytes, context_that_fits });
+        let each = token_bytes.kv + token_bytes.scratch;
+        let context_that_fits = fitting(spec, fixed, each, free_bytes);
+        // By default half stays free, of the shortest context too.
+        let shortest = 2 * each * CONTEXT_STEP.min(spec.max_context_tokens) as u64;
+        let need_bytes = if context_tokens == 0 { fixed.total() + shortest } else { plan.total() };
+        return Err(EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits });
     }
     Ok((context_tokens, plan))
 }
@@ -200,6 +204,26 @@ mod tests {
         match plan(&spec, 30 * GB, None, ring, KvFormat::Bf16, 20 * GB) {
             Err(EngineError::OutOfMemory { context_that_fits: 0, .. }) => {}
             other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn more_is_needed_than_is_free_where_the_weights_alone_would_fit() {
+        let spec = named_shape("llama-3.1-8b").unwrap();
+        let (ring, each) = (RingLayout::default(), spec.kv_bytes_per_token(KvFormat::Bf16));
+        let fixed = MemoryPlan::new(&spec, 8 * GB, 0, ring, KvFormat::Bf16).total();
+        let default_in = |free| plan(&spec, 8 * GB, None, ring, KvFormat::Bf16, free);
+        for (free, fits) in
+            [(fixed, 0), (fixed + 255 * each, 0), (fixed + 256 * each, 256), (fixed + 512 * each - 1, 256)]
+        {
+            match default_in(free) {
+                Err(EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits }) => {
+                    assert!(need_bytes > free_bytes && free_bytes == free, "{need_bytes} B of {free_bytes} B");
+                    assert_eq!(context_that_fits, fits);
+                    assert_eq!(default_in(need_bytes).unwrap().0, 256, "what is told to be needed is enough");
+                }
+                other => panic!("{other:?}"),
+            }
         }
     }
 

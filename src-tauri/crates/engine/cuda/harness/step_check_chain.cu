@@ -102,7 +102,7 @@ void check_chains(Tally& tally, bool quick) {
         const auto go = [&](int d, int q, int kv, int ff, int grid, int threads, int count) {
             check_chain(tally, {{type, type, type, type, type, type}, d, q, kv, ff, grid, threads, count}, seed += 100);
         };
-        go(512, 768, 256, 1280, 132, 512, 4), go(256, 256, 256, 256, 7, 256, 4), go(1024, 512, 256, 2816, 132, 256, 2);
+        go(512, 768, 256, 1280, 132, 512, 4), go(256, 256, 256, 256, 7, 256, 4), go(1024, 512, 256, 2816, 132, 256, 2), go(512, 768, 256, 1280, 132, 64, 4);
         if (!quick) go(2048, 2048, 512, 8192, 132, 512, 4), go(2560, 4096, 1024, 9728, 132, 512, 3), go(256, 512, 256, 512, 3, 512, 4), go(768, 256, 256, 14336, 100, 512, 4);
         if (block_elements(type) == 32) go(96, 160, 32, 480, 132, 512, 4);
     }

@@ -185,6 +185,7 @@ void check_products(Tally& tally, bool quick) {
         go(2 * 101, 768, 9, 33, 512), go(2 * 1000, 2560, 9, 132, 512), go(2 * 64, 256, 8, 132, 256);
         go(1024, 4096, 1, 132, 512), go(2560, 2560, 4, 132, 512), go(2560, 9728, 4, 132, 512), go(600, 11008, 0, 132, 512);
         go(300, 14336, 4, 132, 512), go(64, 32768, 1, 64, 256), go(4096, 4096, 7, 132, 512), go(9000, 512, 1, 8, 512);
+        go(77, 896, 3, 13, 64), go(2 * 101, 768, 9, 33, 64), go(300, 18944, 4, 132, 64), go(9000, 512, 1, 8, 64);
         for (bool norm : {false, true}) check_nan(tally, type, norm);
         if (!quick) check_repeats(tally, type, 4096, 4096, false), check_repeats(tally, type, 6000, 2560, true), check_repeats(tally, type, 1000, 14336, false);
     }

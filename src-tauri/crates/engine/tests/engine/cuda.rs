@@ -4,6 +4,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
+use candle_core::Tensor;
 use candle_core::quantized::GgmlDType;
 use mac_attention::RingLayout;
 use reprise_engine::exec::{CandleExecutor, CudaExecutor, CudaSetup, Executor};
@@ -13,7 +14,7 @@ use reprise_engine::{Device, Engine, EngineError, KvFormat, LoadOptions, Samplin
 use serde_json::{Value, json};
 
 use crate::support::{alone, ask, demo_gguf, options, reply, user};
-use crate::tiny::{PROMPT, config, ours, relative_error, tokens, write_folder, write_gguf};
+use crate::tiny::{PROMPT, config, ours, relative_error, tensors, tokens, write_folder, write_gguf};
 
 /// Whether there is a GPU to test on. Where one must be, its absence fails.
 pub(crate) fn gpu() -> bool {
@@ -263,6 +264,41 @@ fn check_cut(format: KvFormat) {
     let error = relative_error(&got, &want);
     // Chunks of another length round in another order, and 8 bits take a step more or less where they do.
     assert!(error <= 5e-3 + rounding(format) / 2.0, "{format}: {error}");
+}
+
+/// Whoever drives an executor counts the tokens himself: a step whose logits are no numbers is made all the same, on either
+/// device, and the choice that follows is refused.
+#[test]
+fn a_step_without_finite_logits_is_made_and_its_choice_refused() {
+    const DAMAGED: u32 = 7;
+    let _alone = alone();
+    if !gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let spec = write_folder(folder.path(), &config("qwen3"));
+    let (mut all, name) = (tensors(&spec), "model.embed_tokens.weight");
+    let mut rows = all[name].to_vec2::<f32>().unwrap();
+    rows[DAMAGED as usize].fill(f32::NAN);
+    all.insert(name.into(), Tensor::new(rows, &candle_core::Device::Cpu).unwrap());
+    candle_core::safetensors::save(&all, folder.path().join("model.safetensors")).unwrap();
+    let source = source(folder.path(), &spec, Precision::F32);
+    let go_on = AtomicBool::new(false);
+    let executors: [Box<dyn Executor>; 2] = [Box::new(on_cpu(&source, &spec)), Box::new(on_gpu(&source, &spec))];
+    for mut executor in executors {
+        executor.set_sampling(&Sampling::default()).unwrap();
+        assert!(executor.prefill(&[1, 2, 3], &mut |_| ControlFlow::Continue(()), &go_on).unwrap().is_continue());
+        executor.choose().unwrap();
+        assert!(executor.decode(DAMAGED, &go_on).unwrap().is_continue());
+        assert_eq!(executor.kv_len(), 4);
+        for _ in 0..2 {
+            assert!(matches!(executor.choose(), Err(EngineError::Internal(_))));
+        }
+        executor.truncate(3);
+        assert!(executor.decode(8, &go_on).unwrap().is_continue());
+        assert_eq!(executor.kv_len(), 4);
+        executor.choose().unwrap();
+    }
 }
 
 fn demo_on(device: Device) -> Result<Engine, EngineError> {

@@ -48,6 +48,11 @@ pub(super) struct Kernels {
     f16_to_bf16: Kernel,
 }
 
+/// The longest row of logits that one launch of `sample` can look at.
+pub(super) fn largest_vocab(multiprocessors: usize) -> usize {
+    (multiprocessors * SAMPLE_BLOCKS_PER_MULTIPROCESSOR * SAMPLE_BLOCK).min(SAMPLE_LOGITS)
+}
+
 pub(super) fn load(gpu: &Gpu, source: &str) -> Result<Module, CudaError> {
     gpu.load(FATBINS, source)
 }
@@ -68,7 +73,7 @@ impl Kernels {
         let packed = WeightType::ALL.into_iter().filter(|t| !t.is_dense());
         Ok(Self {
             gpu: gpu.clone(),
-            overlap: gpu.info().compute_capability.0 >= 9,
+            overlap: gpu.info().waits_for_previous(),
             matvec: per_type(|t| if t.is_dense() { dense.clone() } else { blocks.clone() }, "matvec")?,
             matvec_mixed: blocks.kernel("matvec_mixed")?,
             repack: packed
@@ -115,12 +120,7 @@ impl Kernels {
 
     /// Switches that off, for comparison and for tools that do not know it.
     pub(super) fn set_overlap(&mut self, overlap: bool) {
-        self.overlap = overlap && self.gpu.info().compute_capability.0 >= 9;
-    }
-
-    /// The longest row of logits that one launch of `sample` can look at.
-    pub(super) fn largest_vocab(&self) -> usize {
-        (self.gpu.info().multiprocessors * SAMPLE_BLOCKS_PER_MULTIPROCESSOR * SAMPLE_BLOCK).min(SAMPLE_LOGITS)
+        self.overlap = overlap && self.gpu.info().waits_for_previous();
     }
 
     /// Rows `first_row..` of a matrix of block type, from file order in `blocks` to the planes of `packed`.

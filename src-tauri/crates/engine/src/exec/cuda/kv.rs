@@ -1,7 +1,7 @@
 //! K and V on the device: address space for the whole context, memory as far as it has grown.
 
 use mac_attention::AttentionShape;
-use mac_attention::cuda::{CudaElement, Gpu, ReservedBuffer};
+use mac_attention::cuda::{CudaElement, CudaError, Gpu, ReservedBuffer};
 
 use crate::model::ModelSpec;
 use crate::{EngineError, KvFormat};
@@ -113,6 +113,9 @@ impl DeviceKv {
     }
 
     /// Gives memory to the first `tokens` of every head, and to as many more as the pages reach anyway.
+    ///
+    /// # Errors
+    /// [`EngineError::OutOfMemory`] with the context that has memory: weights and all, that much fits.
     pub(super) fn back(&mut self, tokens: usize) -> Result<(), EngineError> {
         if tokens <= self.backed_tokens {
             return Ok(());
@@ -120,14 +123,25 @@ impl DeviceKv {
         let first = self.layers.first().and_then(|planes| planes.first());
         let page_tokens = first.map_or(1, |plane| plane.buffer.page_bytes() / plane.row).max(1);
         let wanted = (tokens + TILE_TOKENS).next_multiple_of(page_tokens).min(self.stride);
+        let full = grown_full(self.backed_tokens);
         for Plane { buffer, row } in self.layers.iter_mut().flatten() {
             for head in 0..self.shape.num_kv_heads() {
                 let begin = head * self.stride * *row;
-                buffer.back(begin, begin + wanted * *row)?;
+                buffer.back(begin, begin + wanted * *row).map_err(&full)?;
             }
         }
         self.backed_tokens = if wanted == self.stride { self.capacity } else { wanted - TILE_TOKENS };
         Ok(())
+    }
+}
+
+/// What a failure to grow beyond so many tokens is told as.
+pub(super) fn grown_full(context_that_fits: usize) -> impl Fn(CudaError) -> EngineError {
+    move |error| match error {
+        CudaError::OutOfMemory { need_bytes, free_bytes } => {
+            EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits }
+        }
+        other => other.into(),
     }
 }
 
@@ -143,6 +157,18 @@ fn rows(format: KvFormat, head_dim: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cache_that_cannot_grow_says_how_far_it_came() {
+        let full = grown_full(7936);
+        match full(CudaError::OutOfMemory { need_bytes: 2 << 20, free_bytes: 1 << 20 }) {
+            EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits } => {
+                assert_eq!([need_bytes, free_bytes, context_that_fits as u64], [2 << 20, 1 << 20, 7936]);
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(full(CudaError::NoDriver), EngineError::NoGpu { .. }));
+    }
 
     #[test]
     fn plans_count_what_the_kernels_count() {

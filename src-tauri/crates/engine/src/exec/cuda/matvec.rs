@@ -41,7 +41,7 @@ enum MatvecKernel {
 }
 
 /// Block sizes, the best first; smaller ones where shared memory does not suffice.
-const THREADS: [u32; 3] = [512, 256, 128];
+const THREADS: [u32; 4] = [512, 256, 128, 64];
 
 impl Kernels {
     /// Lets every product kernel take as much shared memory as the device allows, and gives all kernels the same division
@@ -120,7 +120,7 @@ impl Kernels {
             _ => MatvecKernel::Mixed,
         };
         let needs = SharedNeeds { input: input_bytes(kernel, cols), rows_per_block };
-        let launch = self.shape(kernel, first_block, needs).ok_or_else(|| EngineError::UnsupportedModel {
+        let launch = self.shape(kernel, first_block, needs).ok_or_else(|| EngineError::NoGpu {
             why: format!("rows of {cols} elements need more shared memory than {} has", self.gpu.info().name),
         })?;
         let mut chain = MatvecChain { count: 1, ..MatvecChain::zeroed() };
@@ -130,9 +130,8 @@ impl Kernels {
 
     /// Grid and block; none if shared memory does not suffice.
     fn shape(&self, kernel: MatvecKernel, blocks: usize, needs: SharedNeeds) -> Option<Launch> {
-        let shared = |threads: u32| needs.bytes(kernel, threads);
-        let threads = THREADS.into_iter().find(|t| shared(*t) <= self.gpu.info().shared_bytes)?;
-        Some(Launch::new(blocks, threads).shared(shared(threads)))
+        let threads = needs.threads(kernel, self.gpu.info().shared_bytes)?;
+        Some(Launch::new(blocks, threads).shared(needs.bytes(kernel, threads)))
     }
 
     /// Puts neighbours of `launches` into one launch where one kernel serves them and has as many threads as each of them would
@@ -159,7 +158,7 @@ impl Kernels {
         // Blocks wait for each other, so all are resident: there are no more than multiprocessors.
         let blocks = first.launch.grid[0].max(second.launch.grid[0]);
         let launch = self.shape(kernel, blocks as usize, needs)?;
-        if launch.threads < first.launch.threads.min(second.launch.threads) {
+        if launch.threads < first.launch.threads.max(second.launch.threads) {
             return None;
         }
         let mut chain = MatvecChain { count: (some + more) as i32, ..first.chain };
@@ -262,6 +261,11 @@ impl SharedNeeds {
     fn bytes(self, kernel: MatvecKernel, threads: u32) -> usize {
         threads as usize / 32 * kernel.ring() + self.input + 4 * self.rows_per_block + FIXED_SHARED
     }
+
+    /// The largest block that a device with so much shared memory holds.
+    fn threads(self, kernel: MatvecKernel, shared_bytes: usize) -> Option<u32> {
+        THREADS.into_iter().find(|threads| self.bytes(kernel, *threads) <= shared_bytes)
+    }
 }
 
 #[cfg(test)]
@@ -289,6 +293,20 @@ mod tests {
         let (short, long) =
             (SharedNeeds { input: 100, rows_per_block: 9 }, SharedNeeds { input: 900, rows_per_block: 2 });
         assert_eq!(short.with(long), SharedNeeds { input: 900, rows_per_block: 9 });
+    }
+
+    /// Columns of the down projections of Qwen 2.5 7B, Qwen 3 14B and Llama 3.1 8B on devices with 99 KB (Ada, Blackwell) and
+    /// 227 KB (Hopper).
+    #[test]
+    fn long_rows_of_16_bits_fit_a_desktop_card() {
+        let threads = |cols, kernel, shared_kb: usize| {
+            SharedNeeds { input: input_bytes(kernel, cols), rows_per_block: 64 }.threads(kernel, shared_kb * 1024)
+        };
+        let bf16 = MatvecKernel::Of(WeightType::Bf16);
+        assert_eq!([18_944, 17_408, 14_336].map(|cols| threads(cols, bf16, 99)), [Some(64), Some(64), Some(128)]);
+        assert_eq!([18_944, 17_408, 14_336].map(|cols| threads(cols, bf16, 227)), [Some(512); 3]);
+        assert_eq!(threads(28_672, MatvecKernel::Of(WeightType::Q8_0), 99), Some(128));
+        assert_eq!([threads(28_672, bf16, 99), threads(28_672, bf16, 227)], [None, Some(256)]);
     }
 
     #[test]

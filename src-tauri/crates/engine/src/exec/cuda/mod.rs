@@ -83,8 +83,9 @@ pub struct CudaExecutor {
     replay: bool,
     /// A step under way that nobody has waited for: its token and how it attends.
     started: Option<(u32, StepKind)>,
-    /// Chosen by the last step and not yet asked for.
-    chosen: Option<u32>,
+    /// What the last step chose, not yet asked for; or why there is no choice, which [`Executor::choose`] tells: the step itself
+    /// was made.
+    chosen: Option<Result<u32, EngineError>>,
     /// Whether the logits belong to the last token in the cache.
     has_logits: bool,
     logits: Vec<f32>,
@@ -126,8 +127,11 @@ impl CudaExecutor {
         &self.gpu
     }
 
+    /// Tells a fault once, and nothing goes on before what was to be forgotten is.
     fn take_fault(&mut self) -> Result<(), EngineError> {
-        self.fault.take().map_or(Ok(()), Err)
+        let Some(fault) = self.fault.take() else { return Ok(()) };
+        self.fault = self.attention.truncate(self.kv_len).err().map(EngineError::from);
+        Err(fault)
     }
 
     fn parts(&self) -> StepParts<'_> {
@@ -154,9 +158,8 @@ impl CudaExecutor {
         self.counters.clone_from_slice(counters);
         self.note(kind);
         self.has_logits = true;
-        let chosen = self.sampler.chosen(self.kv_len);
+        self.chosen = Some(self.sampler.chosen(self.kv_len));
         self.kv_len += 1;
-        self.chosen = Some(chosen?);
         Ok(())
     }
 
@@ -256,14 +259,15 @@ impl CudaExecutor {
         self.sampler.chosen(self.kv_len - 1)
     }
 
+    /// Whatever the device says, the tokens are gone: the caller counts on it.
     fn cut(&mut self, len: usize) -> Result<(), EngineError> {
-        self.drop_started()?;
-        self.attention.truncate(len)?;
+        let dropped = self.drop_started();
         self.pace.reset();
         self.kv_len = len;
         self.chosen = None;
         self.has_logits = false;
-        Ok(())
+        dropped?;
+        Ok(self.attention.truncate(len)?)
     }
 }
 
@@ -354,8 +358,8 @@ impl Executor for CudaExecutor {
 
     fn choose(&mut self) -> Result<u32, EngineError> {
         self.take_fault()?;
-        if let Some(token) = self.chosen.take() {
-            return Ok(token);
+        if let Some(chosen) = self.chosen.take() {
+            return chosen;
         }
         self.drop_started()?;
         self.choose_now()

@@ -10,7 +10,7 @@ use super::CudaExecutor;
 use super::abi::HeadsArgs;
 use super::gemm::{Epilogue, Gemm, GemmSizes, Product};
 use super::kernels::RopeArgs;
-use super::kv::KvAddresses;
+use super::kv::{KvAddresses, grown_full};
 use super::matvec::Around;
 use super::weights::{DeviceLayer, DeviceWeights};
 use crate::EngineError;
@@ -153,8 +153,9 @@ impl CudaExecutor {
 
     /// Whether the chunk was finished. Waits for the device.
     fn read_chunk(&mut self, tokens: &[u32], span: Span, cancel: &AtomicBool) -> Result<bool, EngineError> {
-        self.kv.back(span.begin + span.tokens)?;
-        self.attention.back_reading(span.begin + span.tokens, self.kv.capacity())?;
+        let end = span.begin + span.tokens;
+        self.kv.back(end)?;
+        self.attention.back_reading(end, self.kv.capacity()).map_err(grown_full(span.begin))?;
         self.sampler.remember(span.begin, tokens)?;
         // SAFETY: the buffers hold a chunk's rows, K and V have memory for its tokens, and everything stays until the
         // wait at the end.

@@ -6,7 +6,7 @@ use mac_attention::cuda::{CudaAttention, CudaAttentionSetup, CudaError, Gpu, Gpu
 use mac_attention::{Pace, PaceCost, RingLayout};
 
 use super::cublaslt::{CublasLtInfo, LoadAhead};
-use super::kernels::Kernels;
+use super::kernels::{Kernels, largest_vocab};
 use super::kv::DeviceKv;
 use super::prefill::Prefill;
 use super::program::{Program, StepBuffers};
@@ -60,6 +60,7 @@ impl CudaSetup {
         ring: RingLayout,
         format: KvFormat,
     ) -> Result<(usize, MemoryPlan), EngineError> {
+        check_vocab(spec.vocab, self.gpu.info())?;
         self.library.get_or_init(|| LoadAhead::begin(&self.gpu, spec.d_model, spec.d_ff));
         let cost = context_cost(spec, format)?;
         let (free, _) = self.gpu.memory()?;
@@ -87,16 +88,6 @@ impl CudaSetup {
         format: KvFormat,
     ) -> Result<CudaExecutor, EngineError> {
         let Self { gpu, kernels, library } = self;
-        if spec.vocab > kernels.largest_vocab() {
-            return Err(EngineError::UnsupportedModel {
-                why: format!(
-                    "a vocabulary of {} on {}, which chooses among {}",
-                    spec.vocab,
-                    gpu.info().name,
-                    kernels.largest_vocab()
-                ),
-            });
-        }
         let shape = spec.attention_shape()?;
         let setup = CudaAttentionSetup { shape, element: format.element(), layout: ring, layers: spec.layers };
         let mut attention = CudaAttention::new(&gpu, setup)?;
@@ -143,6 +134,15 @@ impl CudaSetup {
     }
 }
 
+/// The processor can serve what is too much for the device, so this is no fault of the model.
+fn check_vocab(vocab: usize, info: &GpuInfo) -> Result<(), EngineError> {
+    let largest = largest_vocab(info.multiprocessors);
+    if vocab <= largest {
+        return Ok(());
+    }
+    Err(EngineError::NoGpu { why: format!("{} chooses among {largest} tokens, the model has {vocab}", info.name) })
+}
+
 /// Bytes per second of a plain sum over more than the second-level cache holds.
 fn read_bandwidth(gpu: &Gpu) -> Result<f64, CudaError> {
     const PASSES: usize = 5;
@@ -185,11 +185,8 @@ impl CudaExecutor {
     /// does on first use has been done.
     fn warm_up(&mut self) -> Result<(), EngineError> {
         self.replay = false;
-        self.step(0).or_else(|error| match error {
-            // Weights that give no finite logits are told when they are used, as on the processor.
-            EngineError::Internal(_) => Ok(()),
-            other => Err(other),
-        })?;
+        // Weights that give no finite logits are told when they are used, as on the processor.
+        self.step(0)?;
         self.replay = true;
         self.cut(0)
     }
@@ -276,5 +273,29 @@ impl CudaExecutor {
         setup.plan(spec, device_weight_bytes(source, spec)?, Some(context_tokens), ring, format)?;
         let weights = Upload::new(&setup.gpu, &setup.kernels, source, spec)?.weights(&mut |_| true)?;
         setup.finish(spec.clone(), weights, context_tokens, ring, format)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vocabulary_beyond_a_small_device_leaves_the_processor() {
+        let device = |multiprocessors| GpuInfo {
+            name: "a small GPU".into(),
+            compute_capability: (8, 6),
+            multiprocessors,
+            memory_bytes: 6 << 30,
+            l2_bytes: 2 << 20,
+            shared_bytes: 99 << 10,
+            driver_version: 13_000,
+        };
+        // Qwen's on 18 and on 20 multiprocessors. Only errors of this kind let `Device::Auto` go on to the processor.
+        match check_vocab(151_936, &device(18)) {
+            Err(EngineError::NoGpu { why }) => assert!(why.contains("147456") && why.contains("151936"), "{why}"),
+            other => panic!("{other:?}"),
+        }
+        assert!(check_vocab(151_936, &device(20)).is_ok());
     }
 }

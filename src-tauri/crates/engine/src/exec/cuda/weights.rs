@@ -98,8 +98,8 @@ fn target(source: &Source, part: Part, rows: usize, cols: usize) -> Result<(Weig
     };
     let on_device = WeightType::of(wanted).filter(|t| cols.is_multiple_of(t.block())).unwrap_or(WeightType::Bf16);
     if !cols.is_multiple_of(on_device.block()) {
-        return Err(EngineError::UnsupportedModel {
-            why: format!("rows of {cols} elements on a GPU, which needs multiples of {}", on_device.block()),
+        return Err(EngineError::NoGpu {
+            why: format!("the model has rows of {cols} elements, a GPU needs multiples of {}", on_device.block()),
         });
     }
     Ok((on_device, WeightType::of(file) == Some(on_device)))
