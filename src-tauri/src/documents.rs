@@ -1,7 +1,7 @@
 //! Attaching documents: read away from the window, told on a channel, kept with the chat.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use reprise_library::documents::{self as source, Document, DocumentError, ReadProgress};
@@ -67,6 +67,10 @@ pub fn attach_paste(app: &App, chat: i32, text: &str, channel: &Channel<AttachEv
 pub fn attach_all(app: &App, chat: i32, sources: impl Iterator<Item = Source>, channel: &Channel<AttachEvent>) {
     let cancel = app.reading();
     for source in sources {
+        // What was not begun needs no word each: there may be hundreds.
+        if cancel.load(Ordering::Relaxed) {
+            break;
+        }
         let name = source.name.clone().unwrap_or_else(|| file_name(&source.path));
         tell(channel, AttachEvent::Reading { name: name.clone(), pages_done: 0, pages_total: 0 });
         let told = match read(app, &source, &name, &cancel, channel).and_then(|document| keep(app, chat, document)) {
@@ -104,8 +108,14 @@ fn read(
 pub fn keep(app: &App, chat: i32, mut document: Document) -> Result<DocumentView, UserError> {
     if document.pages.iter().all(|page| page.text.trim().is_empty()) {
         let (name, pages) = (document.name.clone(), document.report.pages_total);
-        return Err(DocumentError::NoText { name, pages }.into());
+        return Err(match document.kind {
+            source::DocumentKind::Pdf => DocumentError::NoText { name, pages }.into(),
+            _ => UserError::new(format!("{name} is empty."))
+                .kept("The chat and its other documents are unchanged.")
+                .hint("Attach something that holds text."),
+        });
     }
+    let _one_at_a_time = app.library().attaching();
     let kept = app.library().documents(app.chats(), chat)?;
     if let Some((_, same)) = kept.iter().find(|(_, kept)| kept.sha256 == document.sha256) {
         return Err(UserError::new(format!("{} is attached already, as {}.", document.name, same.name))
@@ -139,7 +149,7 @@ fn free_name(name: &str, taken: impl Fn(&str) -> bool) -> String {
     }
 }
 
-/// Takes a document off the open chat.
+/// Takes a document off its chat.
 pub fn remove(app: &App, document: i32) -> Result<(), UserError> {
     let (chat, _) = opened(app, document)?;
     app.chats().detach(document.into())?;
@@ -147,7 +157,7 @@ pub fn remove(app: &App, document: i32) -> Result<(), UserError> {
     Ok(())
 }
 
-/// One page of a document of the open chat.
+/// One page of a document of an open chat.
 pub fn page(app: &App, document: i32, page: u32) -> Result<PageView, UserError> {
     let (_, found) = opened(app, document)?;
     let pages = u32::try_from(found.pages.len()).unwrap_or(u32::MAX).max(found.report.pages_total);
@@ -159,10 +169,10 @@ pub fn page(app: &App, document: i32, page: u32) -> Result<PageView, UserError> 
     Ok(PageView { document, name: found.name.clone(), page, pages, text })
 }
 
-/// A document of the open chat, and that chat.
+/// A document of an open chat, and that chat.
 fn opened(app: &App, id: i32) -> Result<(i32, Document), UserError> {
     let missing = || UserError::new("This document is not in the open chat.").hint("Open its chat again.");
-    let chat = app.library().opened().ok_or_else(missing)?;
+    let chat = app.library().chat_of(app.chats(), id.into())?.ok_or_else(missing)?;
     let documents = app.library().documents(app.chats(), chat)?;
     let found = documents.iter().find(|(kept, _)| *kept == i64::from(id)).ok_or_else(missing)?;
     Ok((chat, found.1.clone()))

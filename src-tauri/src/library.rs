@@ -1,7 +1,7 @@
 //! Documents in memory: read from the database once a chat, counted once a model.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use reprise_engine::Engine;
 use reprise_library::chats::{ChatError, ChatStore};
@@ -23,6 +23,8 @@ pub struct Library {
     opened: Mutex<Option<i32>>,
     /// Least recently used first.
     documents: Mutex<Vec<(i32, Documents)>>,
+    /// Held from looking whether a document is there, or its name taken, until it is attached.
+    attaching: Mutex<()>,
     /// Tokens by the SHA-256 of the text and the name, with the loaded model.
     tokens: Mutex<HashMap<(String, String), u32>>,
 }
@@ -50,6 +52,23 @@ impl Library {
         }
         kept.push((chat, Arc::clone(&documents)));
         Ok(documents)
+    }
+
+    /// Documents are attached one after the other, however many are read at once.
+    pub fn attaching(&self) -> MutexGuard<'_, ()> {
+        lock(&self.attaching)
+    }
+
+    /// The chat that holds a document: the one opened last, else one whose documents are in memory. The chat on the
+    /// screen is among these, even where another one that was left again took longer to open.
+    pub fn chat_of(&self, chats: &ChatStore, document: i64) -> Result<Option<i32>, ChatError> {
+        let holds = |documents: &Documents| documents.iter().any(|(id, _)| *id == document);
+        if let Some(opened) = self.opened()
+            && holds(&self.documents(chats, opened)?)
+        {
+            return Ok(Some(opened));
+        }
+        Ok(lock(&self.documents).iter().find(|(_, documents)| holds(documents)).map(|(chat, _)| *chat))
     }
 
     /// Forgets a chat's documents after they changed.

@@ -60,6 +60,7 @@ export class App {
 	sidebarOpen = $state(window.innerWidth > 760 || window.innerWidth < 320);
 	#suggestions = $state.raw<string[]>([]);
 	#askedAttention: AttentionMode = 'mac';
+	#listening: Promise<unknown> | null = null;
 
 	/** Questions to offer: only while the sample is all there is. */
 	suggestions = $derived.by(() => {
@@ -69,12 +70,16 @@ export class App {
 	});
 
 	async start(): Promise<void> {
-		await Promise.all([
+		// Once, however often the start is tried: a drop heard twice would be attached twice.
+		this.#listening ??= Promise.all([
 			this.model.follow(),
 			events.dropEvent.listen((event) => this.#dropped(event.payload)),
 		]);
+		await this.#listening;
 		// The driver may take its time to answer.
 		void this.model.look();
+		// The chat opens again with the text as it is kept.
+		await this.draft.flush();
 		const outcome = await settle(commands.appState());
 		if (!outcome.ok) {
 			this.startError = outcome.error;
@@ -84,7 +89,7 @@ export class App {
 		this.startError = null;
 		this.version = state.version;
 		this.chats.rows = state.chats;
-		this.model.status = state.model;
+		this.model.begin(state.model);
 		this.settings.show(state.settings);
 		this.storageProblem = state.storageProblem;
 		this.#suggestions = state.suggestions;
@@ -99,8 +104,10 @@ export class App {
 	}
 
 	async openChat(chat: number): Promise<void> {
-		if (chat === this.conversation.view?.id) return;
-		if (await this.conversation.open(chat)) this.#showChat();
+		const shown = chat === this.conversation.view?.id;
+		if (shown && this.conversation.opening === null) return;
+		// Back to the chat on screen before another has opened: that one is left, and the text in the box stays.
+		if ((await this.conversation.open(chat)) && !shown) this.#showChat();
 	}
 
 	/** A new chat, unless the open one is still empty. */
@@ -256,8 +263,11 @@ export class App {
 		retry: () => void,
 		accepted: () => void = () => undefined,
 	): Promise<void> {
-		this.#askedAttention = attention === 'exact' ? 'exact' : this.settings.current.attention;
+		const chat = this.conversation.view?.id;
 		await this.draft.flush();
+		// Meant for the chat it was written in, where it stays in the box.
+		if (chat !== this.conversation.view?.id) return;
+		this.#askedAttention = attention === 'exact' ? 'exact' : this.settings.current.attention;
 		const outcome = await ask();
 		if (outcome.ok) accepted();
 		else this.overlay = { kind: 'error', error: outcome.error, retry };
@@ -296,11 +306,12 @@ export class App {
 		await this.openChat(row.id);
 	}
 
-	#showChat(draft = this.conversation.view?.draft ?? ''): void {
+	#showChat(text?: string): void {
 		this.editing = null;
 		this.runs.pinned = null;
 		this.viewer.close();
-		this.draft.show(this.conversation.view?.id ?? null, draft);
+		const { view } = this.conversation;
+		this.draft.show(view?.id ?? null, view?.draft ?? '', text);
 		this.#showDocuments();
 		this.measure();
 	}

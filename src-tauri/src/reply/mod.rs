@@ -50,8 +50,11 @@ pub fn ask(app: &App, chat: i32, ask: Ask, channel: Channel<ReplyEvent>) -> Resu
         audit_every: AUDIT_EVERY,
     };
     let reply = plan.store(app, chat)?;
-    if matches!(plan.place, Place::Question { .. }) {
-        // The draft became the question. Left behind it would only show up again in the box.
+    if let Place::Question { text, .. } = &plan.place
+        && app.chats().draft(chat.into()).is_ok_and(|draft| draft.trim() == text.trim())
+    {
+        // The draft became the question. Left behind it would only show up again in the box. Another text in the box is
+        // not this one's: a suggestion or an earlier question was asked beside it.
         let _ = app.chats().set_draft(chat.into(), "");
     }
     let stream = Stream::new(app.clone(), chat, reply, Arc::clone(&documents), channel);

@@ -88,7 +88,11 @@ fn a_long_paste_becomes_a_document() {
     assert_eq!(outcome(&first)["document"]["kind"], "paste");
     let second = paste("just words");
     assert!(outcome(&second)["document"]["name"].as_str().unwrap().starts_with("pasted-2"), "{second:?}");
-    assert_eq!(kind(outcome(&paste(" \n"))), "refused");
+    let empty = paste(" \n");
+    assert_eq!(kind(outcome(&empty)), "refused");
+    // No scan, and nothing that text recognition would help.
+    let told = outcome(&empty)["error"].to_string();
+    assert!(told.contains("is empty") && !told.contains("OCR"), "{told}");
 }
 
 #[test]
@@ -150,4 +154,64 @@ fn cancelled_reading_is_told() {
     assert!(!bench.app.reading().load(std::sync::atomic::Ordering::Relaxed), "the next reading is not cancelled");
     documents::attach_sample(&bench.app, chat, &channel).unwrap();
     assert_eq!(kind(outcome(&all(&messages))), "attached");
+}
+
+#[test]
+fn what_was_not_begun_when_reading_is_cancelled_is_not_told_one_by_one() {
+    let bench = Bench::new();
+    let chat = bench.chat();
+    let (channel, messages) = page_channel();
+    let sources = (0..50).map(|number| documents::Source {
+        path: bench.write(&format!("{number}.txt"), format!("text {number}").as_bytes()),
+        name: None,
+    });
+    let stopping = sources.enumerate().map(|(at, source)| {
+        if at == 3 {
+            bench.app.cancel_reading();
+        }
+        source
+    });
+    documents::attach_all(&bench.app, chat, stopping, &channel);
+    let messages = all(&messages);
+    let count = |wanted: &str| messages.iter().filter(|message| kind(message) == wanted).count();
+    assert_eq!((count("attached"), count("refused"), count("end")), (3, 0, 1), "{messages:?}");
+}
+
+#[test]
+fn sources_that_are_read_at_once_get_names_of_their_own() {
+    let bench = Bench::new();
+    let chat = bench.chat();
+    let each = 12;
+    let together = std::sync::Barrier::new(2);
+    std::thread::scope(|threads| {
+        for half in 0..2 {
+            let (bench, together) = (&bench, &together);
+            threads.spawn(move || {
+                for number in 0..each {
+                    let path = bench.write(&format!("{half}/{number}.txt"), format!("{half} {number}").as_bytes());
+                    let (channel, _messages) = page_channel();
+                    together.wait();
+                    let source = documents::Source { path, name: Some(format!("{number}.txt")) };
+                    documents::attach_all(&bench.app, chat, std::iter::once(source), &channel);
+                }
+            });
+        }
+    });
+    let attached = chats::open(&bench.app, chat).unwrap().documents;
+    let names: std::collections::HashSet<&str> = attached.iter().map(|document| document.name.as_str()).collect();
+    assert_eq!((attached.len(), names.len()), (2 * each, 2 * each), "{names:?}");
+}
+
+#[test]
+fn documents_open_in_the_chat_on_the_screen_though_another_one_opened_later() {
+    let bench = Bench::new();
+    let (slow, shown) = (bench.chat(), bench.chat());
+    let messages = pick(&bench, shown, vec![bench.write("notes.txt", b"notes")]);
+    let id = i32::try_from(outcome(&messages)["document"]["id"].as_i64().unwrap()).unwrap();
+    chats::open(&bench.app, shown).unwrap();
+    // Clicked first and left again, but with more to count: the page has dropped its answer.
+    chats::open(&bench.app, slow).unwrap();
+    assert_eq!(documents::page(&bench.app, id, 1).unwrap().text, "notes");
+    documents::remove(&bench.app, id).unwrap();
+    assert!(chats::open(&bench.app, shown).unwrap().documents.is_empty());
 }

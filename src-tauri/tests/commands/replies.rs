@@ -259,6 +259,8 @@ fn saving_each_token_costs_little_of_it() {
 fn text_that_cannot_be_saved_is_told() {
     let bench = Bench::with_model(2048);
     ramble(&bench);
+    // The usual seed happens to end this very answer after a few words.
+    settings::set(&bench.app, Settings { seed: 2, ..bench.app.settings() }).unwrap();
     let chat = bench.chat();
     let messages = start(&bench, chat, question("Tell me something."));
     next(&messages, "tokens");
@@ -283,4 +285,18 @@ fn closing_stops_and_saves() {
     let view = chats::open(&bench.app, chat).unwrap();
     assert_eq!(view.messages[1].state, MessageState::Stopped);
     assert!(view.messages[1].stats.is_some() && !view.messages[1].text.is_empty());
+}
+
+#[test]
+fn a_question_beside_the_text_in_the_box_leaves_that_text_alone() {
+    let bench = Bench::with_model(2048);
+    limit_reply(&bench, 4);
+    let chat = bench.chat();
+    chats::set_draft(&bench.app, chat, "Half a question ab").unwrap();
+    // A suggestion, then an earlier question asked in other words.
+    let first = to_the_end(&start(&bench, chat, question("What is a pump?")));
+    assert_eq!(chats::open(&bench.app, chat).unwrap().draft, "Half a question ab");
+    let asked = id(&first[0]["chat"]["messages"][0]);
+    to_the_end(&start(&bench, chat, Ask::Edit { message: asked, text: "What is a valve?".to_owned() }));
+    assert_eq!(chats::open(&bench.app, chat).unwrap().draft, "Half a question ab");
 }

@@ -56,18 +56,31 @@ export class AnswerHtml {
 		this.#marked = new Marked({ gfm: true }, this.#extension());
 	}
 
-	/** Tokens of `source`, with link definitions that stand before it. */
+	/**
+	 * Tokens of `source`, with link definitions that stand before it. Marked recurses into quotes and lists: a thousand of
+	 * them in one another, which a model that repeats itself does write, leave the text as it is.
+	 */
 	lex(source: string, links: Record<string, Pick<Tokens.Link | Tokens.Image, 'href' | 'title'>>): Token[] {
 		const lexer = new Lexer(this.#marked.defaults);
 		Object.assign(lexer.tokens.links, links);
-		const tokens = lexer.lex(source);
-		Object.assign(links, lexer.tokens.links);
-		return tokens;
+		try {
+			const tokens = lexer.lex(source);
+			Object.assign(links, lexer.tokens.links);
+			return tokens;
+		} catch {
+			const text = { type: 'text', raw: source, text: source, escaped: false };
+			return [{ type: 'paragraph', raw: source, text: source, tokens: [text] }];
+		}
 	}
 
 	html(tokens: Token[], open: boolean): string {
 		this.#open = open;
-		return this.#marked.parser(tokens);
+		try {
+			return this.#marked.parser(tokens);
+		} catch {
+			this.#insideLink = false;
+			return `<p>${escapeHtml(tokens.map((token) => token.raw).join(''))}</p>`;
+		}
 	}
 
 	#extension(): MarkedExtension {

@@ -27,6 +27,13 @@ describe('findCitations', () => {
 		expect(cited(text)).toEqual([[label, 1, page]]);
 	});
 
+	it('finds its place behind letters that are longer in lower case', () => {
+		expect(cited('İİİ: handbook.pdf, page 12, says so.')).toEqual([['handbook.pdf, page 12', 1, 12]]);
+		expect(cited('see İzmir.pdf.', [{ id: 1, name: 'İzmir.pdf', pages: 1 }])).toEqual([
+			['İzmir.pdf', 1, 1],
+		]);
+	});
+
 	it('leaves pages that do not exist as text', () => {
 		expect(cited('page 25 and page 0')).toEqual([]);
 		expect(cited('handbook.pdf, page 99')).toEqual([['handbook.pdf', 1, 1]]);

@@ -17,13 +17,18 @@ const PAGE_ALONE = /(?<![\w-])(?:pages?|pp?\.)\s+(\d{1,5})(?:\s*[-–]\s*\d{1,5}
 /** Characters that would make a match part of a longer name. */
 const NAME_CHARACTER = /[\p{L}\p{N}_/\\-]/u;
 
+/** In lower case at the same places: "İ" alone becomes two units, which would move all that follows. */
+function lowered(text: string): string {
+	return text.replaceAll('İ', 'i').toLowerCase();
+}
+
 /** The names a document may be called by: its own, and its last part where no other document shares it. */
 function namesOf(documents: readonly Citable[]): { name: string; document: Citable }[] {
-	const names = documents.map((document) => ({ name: document.name.toLowerCase(), document }));
+	const names = documents.map((document) => ({ name: lowered(document.name), document }));
 	for (const document of documents) {
-		const base = document.name.slice(document.name.lastIndexOf('/') + 1).toLowerCase();
-		const shared = documents.filter((other) => other.name.toLowerCase().endsWith(base)).length;
-		if (base !== document.name.toLowerCase() && base.includes('.') && shared === 1)
+		const base = lowered(document.name.slice(document.name.lastIndexOf('/') + 1));
+		const shared = documents.filter((other) => lowered(other.name).endsWith(base)).length;
+		if (base !== lowered(document.name) && base.includes('.') && shared === 1)
 			names.push({ name: base, document });
 	}
 	return names.filter(({ name }) => name !== '').sort((a, b) => b.name.length - a.name.length);
@@ -39,7 +44,7 @@ function overlaps(citations: readonly Citation[], start: number, end: number): b
  */
 export function findCitations(text: string, documents: readonly Citable[]): Citation[] {
 	const found: Citation[] = [];
-	const lower = text.toLowerCase();
+	const lower = lowered(text);
 	for (const { name, document } of namesOf(documents)) {
 		for (let at = lower.indexOf(name); at !== -1; at = lower.indexOf(name, at + name.length)) {
 			const end = at + name.length;

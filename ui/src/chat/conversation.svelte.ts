@@ -28,6 +28,8 @@ export class Conversation {
 	/** The last change of state, for assistive technology; it outlives the reply. */
 	announcement = $state('');
 	readonly errors = new SvelteMap<number, UserError>();
+	/** Replies that have ended. */
+	#ended = 0;
 	readonly #listen: ReplyListener;
 	readonly #schedule: ((run: () => void) => void) | undefined;
 
@@ -57,7 +59,7 @@ export class Conversation {
 	/** Opens a chat. A slower answer for a chat the user has left again is dropped. */
 	async open(chat: number): Promise<boolean> {
 		this.opening = chat;
-		const outcome = await settle(commands.chatOpen(chat));
+		const outcome = await this.#fetch(() => commands.chatOpen(chat));
 		if (this.opening !== chat) return false;
 		this.opening = null;
 		if (outcome.ok) this.show(outcome.value);
@@ -92,11 +94,22 @@ export class Conversation {
 		}
 	}
 
-	/** Shows another version of a message and what follows it. */
+	/** Shows another version of a message and what follows it, unless another chat was opened meanwhile. */
 	async showVersion(message: number): Promise<void> {
-		const outcome = await settle(commands.messageShow(message));
+		const chat = this.view?.id;
+		const outcome = await this.#fetch(() => commands.messageShow(message));
+		if (chat !== this.view?.id) return;
 		if (outcome.ok) this.show(outcome.value);
 		else this.failure = outcome.error;
+	}
+
+	/** A chat as it is now: one read before a reply ended, and heard of after that, would show it half written for good. */
+	async #fetch(ask: () => ReturnType<typeof commands.chatOpen>): Promise<Outcome<ChatView>> {
+		for (;;) {
+			const ended = this.#ended;
+			const outcome = await settle(ask());
+			if (ended === this.#ended) return outcome;
+		}
 	}
 
 	/** The last message of the user, for ↑ in an empty composer. */
@@ -136,6 +149,7 @@ export class Conversation {
 			case 'done':
 				if (onScreen) this.#replace(event.message);
 				this.reply = null;
+				this.#ended += 1;
 				break;
 			case 'failed': {
 				if (event.message) {
@@ -145,6 +159,7 @@ export class Conversation {
 					this.failure = event.error;
 				}
 				this.reply = null;
+				this.#ended += 1;
 				break;
 			}
 		}

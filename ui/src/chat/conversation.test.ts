@@ -1,7 +1,7 @@
 // @vitest-environment jsdom
 import type { Channel } from '@tauri-apps/api/core';
 import { clearMocks, mockIPC } from '@tauri-apps/api/mocks';
-import { afterEach, expect, it } from 'vitest';
+import { afterEach, expect, it, vi } from 'vitest';
 import type { ChatView, MessageView, ReplyEvent, UserError } from '../ipc/bindings';
 import { Conversation } from './conversation.svelte';
 
@@ -114,4 +114,42 @@ it('keeps the advice of a failed reply with its message', async () => {
 	held.channel?.onmessage({ kind: 'failed', error: TOO_LONG, message: message(7, { state: 'failed' }) });
 	expect(conversation.errors.get(7)).toEqual(TOO_LONG);
 	expect(conversation.view?.messages[0]?.state).toBe('failed');
+});
+
+it('does not show a chat half written that was read before its reply ended and came after', async () => {
+	const held = shell();
+	const conversation = new Conversation(undefined, now);
+	conversation.show(chat(1));
+	await conversation.question('Why?');
+	const half = chat(1, [message(7, { state: 'writing', text: 'Bec' })]);
+	held.channel?.onmessage({ kind: 'started', chat: half, reply: 7 });
+	await conversation.open(2);
+	const answers: ((view: ChatView) => void)[] = [];
+	mockIPC((command) => (command === 'chat_open' ? new Promise((resolve) => answers.push(resolve)) : null));
+	const opened = conversation.open(1);
+	held.channel?.onmessage({ kind: 'done', message: message(7, { text: 'Because.' }) });
+	answers[0]?.(half);
+	await vi.waitFor(() => expect(answers).toHaveLength(2));
+	answers[1]?.(chat(1, [message(7, { text: 'Because.' })]));
+	expect(await opened).toBe(true);
+	expect(conversation.view?.messages.map(({ state, text }) => [state, text])).toEqual([
+		['done', 'Because.'],
+	]);
+});
+
+it('drops a version of a chat that was left meanwhile', async () => {
+	shell();
+	const conversation = new Conversation(undefined, now);
+	conversation.show(chat(1));
+	let answer: (view: ChatView) => void = () => undefined;
+	mockIPC((command, payload) =>
+		command === 'message_show'
+			? new Promise((resolve) => (answer = resolve as () => void))
+			: chat((payload as { chat: number }).chat),
+	);
+	const shown = conversation.showVersion(7);
+	await conversation.open(2);
+	answer(chat(1, [message(7)]));
+	await shown;
+	expect(conversation.view?.id).toBe(2);
 });

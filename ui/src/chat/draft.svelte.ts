@@ -11,12 +11,13 @@ export class Draft {
 	#saved = '';
 	#timer: ReturnType<typeof setTimeout> | undefined;
 
-	/** Shows the draft of another chat, after keeping this one's. */
-	show(chat: number | null, text: string): void {
+	/** Shows the draft of another chat, after keeping this one's. `text`: what was written before the chat was made. */
+	show(chat: number | null, kept: string, text = kept): void {
 		void this.flush();
 		this.#chat = chat;
-		this.#saved = text;
-		this.text = text;
+		this.#saved = kept;
+		this.text = kept;
+		if (text !== kept) this.set(text);
 	}
 
 	get chat(): number | null {

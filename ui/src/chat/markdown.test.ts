@@ -197,4 +197,11 @@ describe('AnswerRenderer', () => {
 	it('never shows pictures, only what they are called', () => {
 		expect(page('![a chart](https://example.org/x.png)').textContent).toContain('[image: a chart]');
 	});
+
+	it.each(['> ', '- ', '1. '])('leaves %j nested beyond all measure as text', (mark) => {
+		const text = `${mark.repeat(3000)}deep`;
+		expect(page(text).textContent).toContain('deep');
+		expect(html(text, true)).toContain('deep');
+		expect(page(`Before.\n\n${text}`).textContent).toContain('Before.');
+	});
 });

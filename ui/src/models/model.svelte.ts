@@ -14,6 +14,7 @@ export class Model {
 	/** What the look for a GPU found; null until it has. */
 	gpu = $state.raw<GpuView | null>(null);
 	#dismissed = $state.raw<UserError | null>(null);
+	#heard = false;
 
 	/** The model's figures; null unless it is ready. */
 	get card(): ModelCard | null {
@@ -43,8 +44,14 @@ export class Model {
 	/** Follows the shell's events; answers with how to stop. */
 	async follow(): Promise<() => void> {
 		return events.modelEvent.listen((event) => {
+			this.#heard = true;
 			this.status = event.payload.status;
 		});
+	}
+
+	/** What the shell answered at the start. An event that came before the answer is newer, or a newer one follows. */
+	begin(status: ModelStatus): void {
+		if (!this.#heard) this.status = status;
 	}
 
 	/** Looks for a GPU. Where that fails the page goes on not knowing. */
