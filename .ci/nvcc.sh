@@ -5,6 +5,7 @@
 #   nvcc.sh [FOLDER]   default: nvcc/ in cargo's target folder
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+setup_tools
 
 # One release of the toolkit; nvcc runs cicc (nvvm), and its headers come in the other three.
 wheels=(
@@ -23,7 +24,8 @@ if [ "$(cat "$stamp" 2>/dev/null || true)" != "${wheels[*]}" ]; then
     python3 -m pip --version >/dev/null 2>&1 || die "Python 3 with pip is missing; it fetches the CUDA compiler."
     say "fetching the CUDA compiler into $folder"
     rm -rf "$folder"
-    python3 -m pip install --quiet --disable-pip-version-check --root-user-action=ignore --no-deps \
+    # As a variable, because a pip older than 22.1 (Ubuntu 22.04 has 22.0) refuses the option.
+    PIP_ROOT_USER_ACTION=ignore python3 -m pip install --quiet --disable-pip-version-check --no-deps \
         --only-binary=:all: --target "$folder" "${wheels[@]}"
     "$nvcc" --version >/dev/null
     printf '%s\n' "${wheels[*]}" >"$stamp"

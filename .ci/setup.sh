@@ -18,8 +18,9 @@ die() {
 version_is_at_least() { [ "$(printf '%s\n%s\n' "$2" "$1" | sort -V | head -n 1)" = "$2" ]; }
 
 setup_tools() {
-    if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then
-        export PATH="$HOME/.cargo/bin:$PATH"
+    local cargo_bin=${CARGO_HOME:-${HOME:-}/.cargo}/bin
+    if ! command -v cargo >/dev/null && [ -x "$cargo_bin/cargo" ]; then
+        export PATH="$cargo_bin:$PATH"
     fi
     if ! command -v cargo >/dev/null || ! command -v rustc >/dev/null; then
         die "Rust is missing. Install it with rustup (https://rustup.rs), then run this again."
@@ -66,7 +67,7 @@ packages_for() {
     [ "$1" != test ] && return
     echo xvfb webkit2gtk-driver openbox xdotool
     command -v python3 >/dev/null && python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
-    find_chromium >/dev/null || echo chromium
+    [ -n "${CHROMIUM:-}" ] || find_chromium >/dev/null || echo chromium
 }
 
 setup_packages() {

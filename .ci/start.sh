@@ -26,7 +26,8 @@ case $target in
     "$PWD"/*) ;;
     *) ln -sfn "$PWD/assets" "$target/assets" ;;
 esac
-reprise=$target/debug/reprise
+# To be pasted into a shell, whatever is in the path.
+printf -v reprise %q "$target/debug/reprise"
 question=$(node -p 'JSON.parse(require("node:fs").readFileSync("assets/sample/suggestions.json", "utf8"))[0]')
 cat <<END
 

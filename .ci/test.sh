@@ -34,7 +34,8 @@ if [ "$(uname -s)" = Linux ]; then export REPRISE_REQUIRE_CUDA_KERNELS=1; fi
 report+=$(printf '%4d s  %-34s %s' "$((SECONDS - begun))" "set-up" "ok")$'\n'
 target=$(target_dir)
 # The page's tests look here; distributions name the program differently.
-CHROMIUM=${CHROMIUM:-$(find_chromium)}
+CHROMIUM=${CHROMIUM:-$(find_chromium || true)}
+[ -n "$CHROMIUM" ] || die "Chromium is missing; the page's tests need it. Install it, or set CHROMIUM to its path."
 export CHROMIUM
 
 # The page comes first: the window's code embeds it, and its checks are the quickest to fail.

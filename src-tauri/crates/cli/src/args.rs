@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use mac_attention::RingLayout;
 use reprise_engine::KvFormat;
 
 use crate::bench::cases::{Case, DecodeAttentionMode};
@@ -118,7 +119,7 @@ pub(crate) struct ChatArgs {
     #[arg(long, value_name = "N", value_parser = tokens)]
     pub(crate) context: Option<usize>,
     /// Threads; the machine's if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Where the model is to live.
     #[arg(long, value_enum, default_value_t = ChatDevice::Auto)]
@@ -199,17 +200,17 @@ pub(crate) struct BenchAttentionArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "exact,all_hit,hit_0.95,hit_0.5,no_hit")]
     pub(crate) case: Vec<Case>,
     /// Distance to the reused entry, in tokens.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = lag)]
     pub(crate) lag: usize,
     /// In `no_hit`, heads that keep missing pause their search for up to N steps, as they do in a chat; 0 searches at
     /// every step. The other cases always search.
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, value_parser = clap::value_parser!(u32).range(..=i64::from(MOST_BACKOFF)))]
     pub(crate) backoff: u32,
     /// Threads; the machine's if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Measured rounds; chosen by time if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = rounds)]
     pub(crate) rounds: Option<usize>,
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
@@ -241,7 +242,7 @@ pub(crate) struct BenchModelArgs {
     #[arg(long, value_name = "TYPE", value_enum, default_value_t = WeightsChoice::Q8_0)]
     pub(crate) weights: WeightsChoice,
     /// Threads; the machine's if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// Where to run.
     #[arg(long, value_enum, default_value_t = DeviceChoice::Cpu)]
@@ -287,7 +288,7 @@ pub(crate) struct BenchDecodeArgs {
     #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "exact,mac,forced:1")]
     pub(crate) attention: Vec<DecodeAttentionMode>,
     /// Decode steps to time per case; 64 on a GPU and 32 on the processor, if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = steps)]
     pub(crate) tokens: Option<usize>,
 }
 
@@ -312,13 +313,13 @@ pub(crate) struct CompareLlamaArgs {
     #[arg(long, value_name = "N", default_value = "8K", value_parser = tokens)]
     pub(crate) context: usize,
     /// Decode steps to time.
-    #[arg(long, value_name = "N", default_value_t = 64, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 64, value_parser = steps)]
     pub(crate) tokens: usize,
     /// Rounds; each reads and writes once on either side.
-    #[arg(long, value_name = "N", default_value_t = 3, value_parser = positive)]
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = rounds)]
     pub(crate) rounds: usize,
     /// Threads on either side; the machine's if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// A Python that has llama-cpp-python.
     #[arg(long, value_name = "PY", default_value = "python3")]
@@ -332,7 +333,7 @@ pub(crate) struct CompareLlamaArgs {
 #[derive(Debug, Args)]
 pub(crate) struct DoctorArgs {
     /// Threads; the machine's if not given.
-    #[arg(long, value_name = "N", value_parser = positive)]
+    #[arg(long, value_name = "N", value_parser = threads)]
     pub(crate) threads: Option<usize>,
     /// One JSON object.
     #[arg(long)]
@@ -354,6 +355,14 @@ pub(crate) struct ModelsListArgs {
     pub(crate) json: bool,
 }
 
+/// Far more tokens than any model takes, and few enough that no size computed from them overflows.
+const MOST_TOKENS: usize = 1 << 30;
+/// Far more than processors have; each thread takes memory.
+const MOST_THREADS: usize = 1024;
+const MOST_ROUNDS: usize = 1 << 20;
+/// Settling takes some steps of every layer for each step of the longest pause.
+const MOST_BACKOFF: u32 = 1024;
+
 /// A token count: digits, or digits with `K` for 1,024 of them.
 fn tokens(text: &str) -> Result<usize, String> {
     let (digits, unit) = match text.strip_suffix(['k', 'K']) {
@@ -362,9 +371,30 @@ fn tokens(text: &str) -> Result<usize, String> {
     };
     let count: usize = digits.parse().map_err(|_| "a number of tokens, for example 8192 or 8K".to_owned())?;
     match count.checked_mul(unit) {
-        Some(count) if count > 0 => Ok(count),
-        _ => Err("must be at least 1 and fit in memory".to_owned()),
+        Some(count) if (1..=MOST_TOKENS).contains(&count) => Ok(count),
+        _ => Err(format!("must be from 1 to {MOST_TOKENS}")),
     }
+}
+
+fn threads(text: &str) -> Result<usize, String> {
+    up_to(MOST_THREADS, text)
+}
+
+fn rounds(text: &str) -> Result<usize, String> {
+    up_to(MOST_ROUNDS, text)
+}
+
+fn steps(text: &str) -> Result<usize, String> {
+    up_to(MOST_TOKENS, text)
+}
+
+/// A ring keeps no older queries; the kernels would take a nearer one.
+fn lag(text: &str) -> Result<usize, String> {
+    up_to(RingLayout::default().slots, text)
+}
+
+fn up_to(most: usize, text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| (1..=most).contains(n)).ok_or_else(|| format!("a whole number from 1 to {most}"))
 }
 
 fn positive(text: &str) -> Result<usize, String> {
@@ -394,9 +424,11 @@ mod tests {
     fn token_counts_take_digits_and_k() {
         assert_eq!(tokens("8192"), Ok(8192));
         assert_eq!(tokens("100K"), Ok(102_400));
-        for wrong in ["0", "", "K", "-1", "1.5K", "99999999999999999999K", "18446744073709551615K"] {
+        for wrong in ["0", "", "K", "-1", "1.5K", "99999999999999999999K", "18446744073709551615K", "2000000K"] {
             assert!(tokens(wrong).is_err(), "{wrong:?} must be refused");
         }
+        assert_eq!(threads("1024"), Ok(1024));
+        assert!(threads("0").is_err() && threads("1025").is_err());
     }
 
     #[test]

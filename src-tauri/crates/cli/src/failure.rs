@@ -10,6 +10,7 @@ use reprise_library::documents::DocumentError;
 use reprise_library::models::ModelError;
 
 use crate::figures::{bytes, grouped};
+use crate::output::printable;
 
 /// Why the command ends before its natural end.
 #[derive(Debug, thiserror::Error)]
@@ -151,8 +152,8 @@ impl Failure {
         let mut stderr = std::io::stderr().lock();
         // Nothing is left to tell if standard error is gone as well.
         let _ = match &advice {
-            Some(advice) => writeln!(stderr, "reprise: {self}; {advice}"),
-            None => writeln!(stderr, "reprise: {self}"),
+            Some(advice) => writeln!(stderr, "{}", printable(&format!("reprise: {self}; {advice}"))),
+            None => writeln!(stderr, "{}", printable(&format!("reprise: {self}"))),
         };
         if json {
             let event = serde_json::json!({ "event": "error", "message": self.to_string(), "advice": advice });

@@ -47,11 +47,12 @@ pub(crate) fn seconds(value: f64) -> String {
     }
 }
 
-/// A share in whole percent; one digit more where rounding would claim all or nothing.
+/// A share in whole percent; one digit more where rounding would claim all or nothing, and never so close that it would
+/// then.
 pub(crate) fn percent(share: f64) -> String {
     let value = share * 100.0;
     if (value > 0.0 && value < 1.0) || (value > 99.0 && value < 100.0) {
-        format!("{value:.1} %")
+        format!("{:.1} %", value.clamp(0.1, 99.9))
     } else {
         format!("{value:.0} %")
     }
@@ -93,6 +94,7 @@ mod tests {
     #[test]
     fn percent_never_rounds_to_all_or_nothing() {
         assert_eq!(["0 %", "0.4 %", "50 %", "99.6 %", "100 %"], [0.0, 0.004, 0.5, 0.996, 1.0].map(percent)[..]);
+        assert_eq!(["0.1 %", "99.9 %"], [0.000_02, 0.999_98].map(percent)[..]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `reprise models list`: what `--model` can name on this machine, without the network.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use reprise_library::models::{ModelError, hub_cache, resolve};
 use serde::Serialize;
@@ -15,7 +15,8 @@ use crate::output::{json, line, remark};
 struct Row {
     /// What `--model` takes.
     name: String,
-    path: PathBuf,
+    /// As it is shown: JSON holds no other bytes than UTF-8.
+    path: String,
     /// Weights on disk.
     bytes: u64,
 }
@@ -30,7 +31,7 @@ pub(crate) fn run(command: ModelsCommand) -> Result<(), Failure> {
 fn list(args: &ModelsListArgs) -> Result<(), Failure> {
     let mut rows = Vec::new();
     match resolve(None) {
-        Ok(path) => rows.push(row("demo (without --model)".to_owned(), path)),
+        Ok(path) => rows.push(row("demo (without --model)".to_owned(), &path)),
         Err(error) => remark(&format!("reprise: {error}")),
     }
     let cache = hub_cache();
@@ -39,7 +40,7 @@ fn list(args: &ModelsListArgs) -> Result<(), Failure> {
         if args.json {
             json(row)?;
         } else {
-            line(&format!("{:<44} {:>8}  {}", row.name, bytes(row.bytes), row.path.display()))?;
+            line(&format!("{:<44} {:>8}  {}", row.name, bytes(row.bytes), row.path))?;
         }
     }
     if !args.json && rows.len() <= 1 {
@@ -64,10 +65,10 @@ fn cached(cache: &Path) -> Vec<Row> {
     let mut rows = Vec::new();
     for name in names {
         match resolve(Some(&name)) {
-            Ok(path) => rows.push(row(name, path)),
+            Ok(path) => rows.push(row(name, &path)),
             Err(ModelError::Ambiguous { choices, .. }) => {
                 let found =
-                    choices.into_iter().filter_map(|choice| resolve(Some(&choice)).ok().map(|path| row(choice, path)));
+                    choices.into_iter().filter_map(|choice| resolve(Some(&choice)).ok().map(|path| row(choice, &path)));
                 rows.extend(found);
             }
             // A repository of something else: a data set's tokenizer, an image model, an unfinished download.
@@ -77,9 +78,8 @@ fn cached(cache: &Path) -> Vec<Row> {
     rows
 }
 
-fn row(name: String, path: PathBuf) -> Row {
-    let bytes = weight_bytes(&path);
-    Row { name, path, bytes }
+fn row(name: String, path: &Path) -> Row {
+    Row { name, path: path.display().to_string(), bytes: weight_bytes(path) }
 }
 
 fn weight_bytes(path: &Path) -> u64 {

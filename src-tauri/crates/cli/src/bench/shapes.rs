@@ -5,6 +5,9 @@ use std::str::FromStr;
 use mac_attention::AttentionShape;
 use reprise_engine::model::{ModelSpec, SHAPES, named_shape};
 
+/// Far more than models have, and few enough that no size computed from them overflows.
+const MOST_HEADS: usize = 4096;
+
 /// Heads of an attention benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AttentionChoice(pub(crate) AttentionShape);
@@ -19,6 +22,9 @@ impl FromStr for AttentionChoice {
                 format!("query heads/KV heads/head dimension, for example 32/8/128, or one of {}", SHAPES.join(", "))
             })?,
         };
+        if sizes[0] > MOST_HEADS {
+            return Err(format!("at most {MOST_HEADS} query heads"));
+        }
         AttentionShape::new(sizes[0], sizes[1], sizes[2]).map(Self).map_err(|e| e.to_string())
     }
 }
@@ -64,7 +70,7 @@ mod tests {
     fn shapes_without_a_kernel_are_refused_with_what_is_supported() {
         let refusal = "32/8/80".parse::<AttentionChoice>().unwrap_err();
         assert!(refusal.contains("64, 96, 128"), "{refusal}");
-        for wrong in ["", "32/8", "32/8/128/1", "gpt-5", "8/0/64"] {
+        for wrong in ["", "32/8", "32/8/128/1", "gpt-5", "8/0/64", "8192/8192/128"] {
             assert!(wrong.parse::<AttentionChoice>().is_err(), "{wrong:?} must be refused");
         }
     }

@@ -55,7 +55,12 @@ pub(crate) fn run(session: &mut Session) -> Result<(), Failure> {
         }
         let mut bytes = Vec::new();
         match input.read_until(b'\n', &mut bytes) {
-            Ok(0) => break,
+            Ok(0) => {
+                if person {
+                    remark("");
+                }
+                break;
+            }
             Ok(_) => {}
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => return Err(Failure::Usage(format!("cannot read the question: {error}"))),
@@ -73,10 +78,11 @@ pub(crate) fn run(session: &mut Session) -> Result<(), Failure> {
             Ok(false) => break,
             Err(failure @ (Failure::PipeClosed | Failure::Output(_))) => return Err(failure),
             Err(Failure::Interrupted) => remark("stopped"),
-            Err(failure) if person => failure.report(false),
             Err(failure) => {
                 failure.report(session.json());
-                first_failure.get_or_insert(failure.exit_code());
+                if !person {
+                    first_failure.get_or_insert(failure.exit_code());
+                }
             }
         }
     }

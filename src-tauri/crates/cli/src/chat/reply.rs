@@ -1,7 +1,8 @@
 //! One generation, from its events to the terminal.
 
-use reprise_engine::{EngineError, Event, Generation, PrefillProgress, Summary};
+use reprise_engine::{EngineError, Event, Generation, PrefillProgress, StopReason};
 
+use super::summary::Figures;
 use super::wire;
 use crate::failure::Failure;
 use crate::figures::{grouped, percent};
@@ -11,16 +12,18 @@ use crate::output::{StatusLine, json, write};
 #[derive(Debug)]
 pub(crate) struct Reply {
     pub(crate) text: String,
-    pub(crate) summary: Summary,
+    pub(crate) figures: Figures,
 }
 
 /// Prints events until the last one. Stops the generation when nobody reads the output any more.
 pub(crate) fn follow(generation: &Generation, as_json: bool) -> Result<Reply, Failure> {
     let mut text = String::new();
-    let mut status = StatusLine::new();
+    let mut status = StatusLine::beside(as_json);
+    let mut unread_tokens = None;
     for event in &generation.events {
         let printed = match event {
             Event::Prefill(progress) => {
+                unread_tokens = Some(progress.total.saturating_sub(progress.done));
                 status.show(&reading(&progress));
                 if as_json { json(&wire::Prefill::from(progress)) } else { Ok(()) }
             }
@@ -34,7 +37,9 @@ pub(crate) fn follow(generation: &Generation, as_json: bool) -> Result<Reply, Fa
                 if as_json {
                     json(&wire::Done::from(&*summary))?;
                 }
-                return Ok(Reply { text, summary: *summary });
+                let stopped = summary.stop == StopReason::User && summary.decode_tokens == 0;
+                let unread_tokens = if stopped { unread_tokens.unwrap_or(summary.prompt_tokens) } else { 0 };
+                return Ok(Reply { text, figures: Figures { summary: *summary, unread_tokens } });
             }
             Event::Failed(error) => return Err(error.into()),
         };

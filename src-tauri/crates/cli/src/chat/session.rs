@@ -1,11 +1,12 @@
 //! The conversation: documents, messages, settings, and the engine that answers.
 
-use reprise_engine::{Engine, Message, Request, Role, Sampling, StopReason, Summary};
+use reprise_engine::{Engine, Message, Request, Role, Sampling, StopReason};
 use reprise_library::documents::Document;
 use reprise_library::prompt::first_message;
 
 use super::reply::{Reply, follow};
-use super::{Reuse, explain, summary};
+use super::summary::{self, Figures};
+use super::{Reuse, explain};
 use crate::args::ChatArgs;
 use crate::failure::Failure;
 use crate::interrupt::Interrupt;
@@ -27,7 +28,7 @@ pub(crate) struct Session {
     max_tokens: usize,
     json: bool,
     /// Figures of the last answer.
-    pub(crate) last: Option<Summary>,
+    pub(crate) last: Option<Figures>,
 }
 
 impl Session {
@@ -79,7 +80,7 @@ impl Session {
             Ok(reply) => {
                 self.waiting.clear();
                 self.messages.push(Message { role: Role::Assistant, content: reply.text });
-                self.finish(reply.summary)
+                self.finish(reply.figures)
             }
             Err(failure) => {
                 self.messages.pop();
@@ -108,12 +109,12 @@ impl Session {
         }
     }
 
-    fn finish(&mut self, figures: Summary) -> Result<(), Failure> {
+    fn finish(&mut self, figures: Figures) -> Result<(), Failure> {
         if !self.json {
             write("\n")?;
         }
         remark(&summary::line(&figures, self.reuse.min_context()));
-        if figures.stop == StopReason::ContextFull {
+        if figures.summary.stop == StopReason::ContextFull {
             remark("the context is full: start again with a longer --context to write more");
         }
         self.last = Some(figures);

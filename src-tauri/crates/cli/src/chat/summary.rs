@@ -4,9 +4,21 @@ use reprise_engine::{StopReason, Summary};
 
 use crate::figures::{bytes, grouped, percent, seconds};
 
+/// Of one answer.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) summary: Summary,
+    /// Of the prompt, when the reading was stopped.
+    pub(crate) unread_tokens: usize,
+}
+
 /// One line for standard error.
-pub(crate) fn line(s: &Summary, min_context: usize) -> String {
-    let mut parts = vec![reading(s), writing(s), attention(s, min_context)];
+pub(crate) fn line(figures: &Figures, min_context: usize) -> String {
+    let s = &figures.summary;
+    let mut parts = vec![reading(figures), writing(s)];
+    if s.decode_tokens > 0 {
+        parts.push(attention(s, min_context));
+    }
     if let Some(audit) = audit(s) {
         parts.push(audit);
     }
@@ -16,8 +28,11 @@ pub(crate) fn line(s: &Summary, min_context: usize) -> String {
     format!("[{}]", parts.join("; "))
 }
 
-fn reading(s: &Summary) -> String {
-    let new = s.prompt_tokens.saturating_sub(s.cached_tokens);
+fn reading(Figures { summary: s, unread_tokens }: &Figures) -> String {
+    let new = s.prompt_tokens.saturating_sub(s.cached_tokens + unread_tokens);
+    if new == 0 && *unread_tokens > 0 {
+        return format!("read none of {} tokens", grouped(*unread_tokens as u64));
+    }
     let remembered =
         if s.cached_tokens > 0 { format!(" + {} remembered", grouped(s.cached_tokens as u64)) } else { String::new() };
     let rate = if new > 0 && s.prefill_s > 0.0 {
@@ -25,17 +40,21 @@ fn reading(s: &Summary) -> String {
     } else {
         String::new()
     };
-    format!("read {}{remembered} tokens in {}{rate}", grouped(new as u64), seconds(s.prefill_s))
+    let all = if *unread_tokens > 0 { format!(" of {}", grouped((new + unread_tokens) as u64)) } else { String::new() };
+    format!("read {}{all}{remembered} tokens in {}{rate}", grouped(new as u64), seconds(s.prefill_s))
 }
 
 fn writing(s: &Summary) -> String {
+    if s.decode_tokens == 0 {
+        return "wrote nothing".to_owned();
+    }
     // The last token is chosen without a step of its own, so the rate is steps over their time.
     let rate = if s.decode_steps > 0 && s.decode_s > 0.0 {
-        format!(" ({:.1} tokens/s)", s.decode_steps as f64 / s.decode_s)
+        format!(" in {} ({:.1} tokens/s)", seconds(s.decode_s), s.decode_steps as f64 / s.decode_s)
     } else {
         String::new()
     };
-    format!("wrote {} in {}{rate}", grouped(s.decode_tokens as u64), seconds(s.decode_s))
+    format!("wrote {}{rate}", grouped(s.decode_tokens as u64))
 }
 
 fn attention(s: &Summary, min_context: usize) -> String {
@@ -82,13 +101,17 @@ fn stop(reason: StopReason) -> Option<&'static str> {
 }
 
 /// Several lines, for `/stats`.
-pub(crate) fn table(s: &Summary, min_context: usize) -> String {
+pub(crate) fn table(figures: &Figures, min_context: usize) -> String {
+    let s = &figures.summary;
+    let first = if s.decode_tokens > 0 { format!("; first token after {}", seconds(s.ttft_s)) } else { String::new() };
     let mut lines = vec![
         format!("model      {} on {}", s.model, s.device),
-        format!("reading    {}; first token after {}", reading(s), seconds(s.ttft_s)),
+        format!("reading    {}{first}", reading(figures)),
         format!("writing    {}", writing(s)),
-        format!("attention  {}", attention(s, min_context)),
     ];
+    if s.decode_tokens > 0 {
+        lines.push(format!("attention  {}", attention(s, min_context)));
+    }
     lines.extend(audit(s).map(|text| format!("audit      {text}")));
     lines.extend(stop(s.stop).map(|text| format!("end        {text}")));
     lines.join("\n")
@@ -130,9 +153,13 @@ mod tests {
         }
     }
 
+    fn all_read(summary: Summary) -> Figures {
+        Figures { summary, unread_tokens: 0 }
+    }
+
     #[test]
     fn reading_writing_and_reuse_are_told_apart() {
-        let line = line(&figures(), 2048);
+        let line = line(&all_read(figures()), 2048);
         for part in [
             "read 6,144 + 2,048 remembered tokens in 6.0 s (1,024 tokens/s)",
             "wrote 101 in 2.0 s (50.0 tokens/s)",
@@ -148,13 +175,35 @@ mod tests {
     fn a_fallback_to_exact_is_said() {
         let short =
             Summary { exact_fallback_steps: 100, head_hit_rate: None, group_hit_rate: None, audit: None, ..figures() };
-        assert!(line(&short, 2048).contains("exact attention: reuse begins at 2,048 tokens"));
+        assert!(line(&all_read(short), 2048).contains("exact attention: reuse begins at 2,048 tokens"));
     }
 
     #[test]
     fn an_answer_of_one_token_divides_by_nothing() {
         let one = Summary { decode_tokens: 1, decode_steps: 0, decode_s: 0.0, prefill_s: 0.0, ..figures() };
-        let line = line(&one, 2048);
-        assert!(!line.contains("NaN") && !line.contains("inf"), "{line}");
+        let line = line(&all_read(one), 2048);
+        assert!(!line.contains("NaN") && !line.contains("inf") && line.contains("wrote 1;"), "{line}");
+    }
+
+    #[test]
+    fn a_stopped_reading_claims_only_what_was_read() {
+        let stopped = Summary {
+            prefill_s: 2.0,
+            decode_tokens: 0,
+            decode_steps: 0,
+            decode_s: 0.0,
+            audit: None,
+            stop: StopReason::User,
+            ..figures()
+        };
+        let part = Figures { summary: stopped, unread_tokens: 4096 };
+        assert_eq!(
+            line(&part, 2048),
+            "[read 2,048 of 6,144 + 2,048 remembered tokens in 2.0 s (1,024 tokens/s); wrote nothing; stopped by you]"
+        );
+        let nothing = Figures { unread_tokens: 6144, ..part };
+        assert_eq!(line(&nothing, 2048), "[read none of 6,144 tokens; wrote nothing; stopped by you]");
+        let table = table(&nothing, 2048);
+        assert!(!table.contains("reuse") && !table.contains("first token"), "{table}");
     }
 }

@@ -5,7 +5,7 @@ pub(crate) mod cuda_check;
 mod gpu;
 mod self_check;
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use mac_attention::AttentionShape;
 use reprise_engine::model::named_shape;
@@ -32,10 +32,11 @@ struct Report {
     checks: Vec<Check>,
     pass: bool,
     break_even: BreakEven,
-    demo_model: Option<PathBuf>,
-    sample_document: Option<PathBuf>,
+    /// Paths as they are shown: JSON holds no other bytes than UTF-8.
+    demo_model: Option<String>,
+    sample_document: Option<String>,
     /// Where downloaded models lie.
-    model_cache: PathBuf,
+    model_cache: String,
 }
 
 /// Context from which reuse can win, for one layer of a shape.
@@ -114,9 +115,9 @@ pub(crate) fn run(args: DoctorArgs) -> Result<(), Failure> {
         read_bandwidth,
         checks,
         break_even,
-        demo_model: resolve(None).ok(),
-        sample_document: sample_document(),
-        model_cache: hub_cache().path().clone(),
+        demo_model: resolve(None).ok().map(|path| shown(&path)),
+        sample_document: sample_document().map(|path| shown(&path)),
+        model_cache: shown(hub_cache().path()),
     };
     if args.json {
         json(&report)?;
@@ -124,6 +125,10 @@ pub(crate) fn run(args: DoctorArgs) -> Result<(), Failure> {
         line(&text(&report))?;
     }
     if report.pass { Ok(()) } else { Err(Failure::SelfCheck) }
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
 }
 
 fn measure_break_even(pool: &mac_attention::ThreadPool) -> Result<BreakEven, Failure> {
@@ -139,7 +144,7 @@ fn demo_shape() -> Result<AttentionShape, Failure> {
 
 fn text(report: &Report) -> String {
     let Report { host, .. } = report;
-    let or_none = |path: &Option<PathBuf>| path.as_ref().map_or("not found".to_owned(), |p| p.display().to_string());
+    let or_none = |path: &Option<String>| path.clone().unwrap_or_else(|| "not found".to_owned());
     let mut lines = vec![
         format!("reprise      {}", report.version),
         format!(
@@ -157,7 +162,7 @@ fn text(report: &Report) -> String {
     lines.extend([
         format!("demo model   {}", or_none(&report.demo_model)),
         format!("sample       {}", or_none(&report.sample_document)),
-        format!("model cache  {}", report.model_cache.display()),
+        format!("model cache  {}", report.model_cache),
     ]);
     lines.extend(report.break_even.lines(""));
     lines.extend(report.gpu.break_even.iter().flat_map(|even| even.lines("on the GPU ")));

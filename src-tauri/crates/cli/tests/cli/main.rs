@@ -1,6 +1,6 @@
 //! The binary itself, run as a user runs it, with the demo model.
 //!
-//! [`chat`]: the JSON stream and its figures. [`talk`]: conversations and Ctrl-C. [`wrong`]: bad input and its exit
+//! [`chat`]: the JSON stream and its figures. [`talk`]: conversations and Ctrl-C. [`terminal`]: what a person sees. [`wrong`]: bad input and its exit
 //! codes. [`measure`]: doctor and the benchmarks.
 
 #![expect(
@@ -14,4 +14,5 @@ mod chat;
 mod measure;
 mod run;
 mod talk;
+mod terminal;
 mod wrong;

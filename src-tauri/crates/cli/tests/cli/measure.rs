@@ -1,8 +1,11 @@
 //! Doctor and the benchmarks, small.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
 use serde_json::Value;
 
-use crate::run::{json_lines, number, run, stdout, succeeded};
+use crate::run::{demo_model, json_lines, number, reprise, run, stdout, succeeded};
 
 #[track_caller]
 fn has_fields(row: &Value, fields: &[&str]) {
@@ -13,7 +16,9 @@ fn has_fields(row: &Value, fields: &[&str]) {
 
 #[test]
 fn the_doctor_finds_the_kernels_right() {
-    let output = run(&["doctor", "--json"]);
+    // A folder whose name is no UTF-8 costs nobody the report.
+    let cache = OsStr::from_bytes(b"/no/such/\xff");
+    let output = reprise(&["doctor", "--json"]).env("HF_HUB_CACHE", cache).output().unwrap();
     succeeded(&output);
     let lines = json_lines(&output);
     assert_eq!(lines.len(), 1);
@@ -29,6 +34,7 @@ fn the_doctor_finds_the_kernels_right() {
     assert!(report["demo_model"].as_str().unwrap().ends_with("demo-q8_0.gguf"));
     assert!(number(&report["host"], "memory_bytes") > number(&report["host"], "memory_free_bytes"));
     assert!(!report["gpu"]["words"].as_str().unwrap().is_empty());
+    assert_eq!(report["model_cache"], "/no/such/\u{fffd}");
 }
 
 #[test]
@@ -128,4 +134,10 @@ fn the_demo_model_is_listed() {
     let output = run(&["models", "list", "--json"]);
     succeeded(&output);
     assert!(number(&json_lines(&output)[0], "bytes") > 1e7);
+    let folder = tempfile::tempdir().unwrap();
+    let odd = folder.path().join(OsStr::from_bytes(b"odd\xff.gguf"));
+    std::os::unix::fs::symlink(demo_model(), &odd).unwrap();
+    let output = reprise(&["models", "list", "--json"]).env("REPRISE_DEMO_MODEL", odd).output().unwrap();
+    succeeded(&output);
+    assert!(json_lines(&output)[0]["path"].as_str().unwrap().ends_with("odd\u{fffd}.gguf"));
 }

@@ -1,10 +1,11 @@
 //! Conversations through a pipe, and Ctrl-C.
 
 use std::io::{BufRead, BufReader};
+use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStdout, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use serde_json::Value;
 
 use crate::run::{events, json_lines, number, reprise, run_with_input, stderr, succeeded, text_of};
@@ -124,4 +125,60 @@ fn interrupting_the_reading_stops_it_and_a_second_time_quits() {
     let code = child.wait().unwrap().code();
     // Two signals in one instant may count as one; then it has stopped as usual.
     assert!(matches!(code, Some(0 | 130)), "{code:?}");
+}
+
+/// A sound PDF of many pages without compression.
+fn long_pdf(pages: usize) -> Vec<u8> {
+    // Catalogue, tree and font, then content and page in turns, numbered from 1.
+    let kids: Vec<String> = (0..pages).map(|page| format!("{} 0 R", 2 * page + 5)).collect();
+    let mut objects = vec![
+        "<< /Type /Catalog /Pages 2 0 R >>".to_owned(),
+        format!("<< /Type /Pages /Count {pages} /Kids [{}] >>", kids.join(" ")),
+        "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>".to_owned(),
+    ];
+    for page in 0..pages {
+        let lines: Vec<String> =
+            (0..60).map(|line| format!("(Line {line} of page {page} says something.) Tj T*")).collect();
+        let content = format!("BT /F1 10 Tf 50 780 Td 12 TL {} ET", lines.join(" "));
+        objects.push(format!("<< /Length {} >>\nstream\n{content}\nendstream", content.len()));
+        objects.push(format!(
+            "<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Contents {} 0 R /Resources << /Font << /F1 3 0 R >> >> >>",
+            2 * page + 4
+        ));
+    }
+    let mut pdf = b"%PDF-1.4\n".to_vec();
+    let mut places = Vec::new();
+    for (i, object) in objects.iter().enumerate() {
+        places.push(format!("{:010} 00000 n \n", pdf.len()));
+        pdf.extend(format!("{} 0 obj\n{object}\nendobj\n", i + 1).bytes());
+    }
+    let (start, size) = (pdf.len(), objects.len() + 1);
+    let table = format!("xref\n0 {size}\n0000000000 65535 f \n{}", places.concat());
+    pdf.extend(format!("{table}trailer\n<< /Size {size} /Root 1 0 R >>\nstartxref\n{start}\n%%EOF").bytes());
+    pdf
+}
+
+#[test]
+fn interrupting_a_pdf_says_so_and_blames_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.pdf");
+    std::fs::write(&path, long_pdf(4000)).unwrap();
+    // A group of its own, as a shell gives: Ctrl-C reaches all of it, the PDF reader too.
+    let child = reprise(&["chat", "--attach", path.to_str().unwrap(), "Hello"])
+        .process_group(0)
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let children = format!("/proc/{0}/task/{0}/children", child.id());
+    let begun = Instant::now();
+    while std::fs::read_to_string(&children).unwrap().is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "no reader was started");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    kill_process_group(Pid::from_child(&child), Signal::INT).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(stderr(&output), "reprise: interrupted\n");
+    assert_eq!(output.status.code(), Some(130));
 }

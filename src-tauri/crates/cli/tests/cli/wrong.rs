@@ -29,6 +29,34 @@ fn wrong_use_is_two() {
 }
 
 #[test]
+fn numbers_beyond_all_sense_are_wrong_use_and_no_crash() {
+    let most = usize::MAX.to_string();
+    for args in [
+        &["bench", "attention", "--lag"][..],
+        &["bench", "attention", "--rounds"],
+        &["bench", "attention", "--context"],
+        &["bench", "attention", "--backoff"],
+        &["bench", "attention", "--threads"],
+        &["bench", "decode", "--shape", "demo", "--context"],
+        &["bench", "decode", "--shape", "demo", "--tokens"],
+        &["bench", "prefill", "--shape", "demo", "--tokens"],
+        &["bench", "compare-llama", "--context"],
+        &["bench", "compare-llama", "--tokens"],
+        &["chat", "Hello", "--context"],
+        &["doctor", "--threads"],
+    ] {
+        let flag = args[args.len() - 1];
+        fails_with(&[args, &[&most]].concat(), 2, &[flag]);
+    }
+    // As many threads as a limit on processes would refuse; the program would be aborted.
+    fails_with(&["chat", "--threads", "100000", "Hello"], 2, &["--threads", "1024"]);
+    // The ring has no older query, so another distance than this one would be timed.
+    fails_with(&["bench", "attention", "--lag", "600"], 2, &["--lag", "512"]);
+    let wide = format!("{most}/{most}/128");
+    fails_with(&["bench", "attention", "--shape", &wide], 2, &["query heads"]);
+}
+
+#[test]
 fn help_and_version_are_not_failures() {
     for args in [&["--help"][..], &["--version"], &["chat", "--help"], &["bench", "attention", "--help"]] {
         let output = run(args);
