@@ -16,6 +16,9 @@ use crate::figures::median;
 
 /// Numbers that the device adds up while the host prepares a single step, so that it does not wait for the host.
 const SPACER: usize = 256 << 20;
+/// Steps between exact ones where medians are compared. More than one: a step that reads all of a long context leaves the
+/// next without addresses in the translation cache, which a row of hits would have.
+const EXACT_EVERY: usize = 3;
 /// Length of the noise table in numbers. Prime, so that rows of a power of two never repeat before it is used up.
 const NOISE: usize = 65_521;
 
@@ -102,7 +105,7 @@ impl Bench {
         let mut turns = Turns::default();
         let (mut bytes, mut reused, mut exact) = (0, 0, 0);
         for _ in 0..steps {
-            self.turn(CudaStepKind::Policy, &mut turns)?;
+            self.turn(CudaStepKind::Policy, EXACT_EVERY, &mut turns)?;
             for counters in self.layers.report()? {
                 bytes += counters.kv_bytes_read + counters.ring_bytes;
                 reused += counters.groups_reused;
@@ -133,7 +136,7 @@ impl Bench {
         self.set_policy(|_| Policy::Rest)?;
         self.warm_up(&[CudaStepKind::Rest])?;
         let mut turns = Turns::default();
-        (0..self.plan.steps).try_for_each(|_| self.turn(CudaStepKind::Rest, &mut turns))?;
+        (0..self.plan.steps).try_for_each(|_| self.turn(CudaStepKind::Rest, EXACT_EVERY, &mut turns))?;
         Ok(median(&turns.steps))
     }
 
@@ -154,7 +157,8 @@ impl Bench {
                 PaceStep::Rest => CudaStepKind::Rest,
                 PaceStep::Exact => CudaStepKind::Exact,
             };
-            self.turn(kind, &mut turns)?;
+            // Before every step, because means are compared.
+            self.turn(kind, 1, &mut turns)?;
             steps += 1;
             if kind == CudaStepKind::Policy {
                 searched += 1;
@@ -177,12 +181,10 @@ impl Bench {
         kinds.iter().try_for_each(|kind| self.advance(*kind, WARM_UP).map(|_| ()))
     }
 
-    /// A step of `kind`, and before every third an exact one at the same position, which leaves nothing behind. A card has
-    /// slow moments of a tenth of a second, up to a tenth slower, which must meet both. Not before every step: one that reads
-    /// all of a long context leaves the next without addresses in the translation cache, which a row of hits would have.
-    fn turn(&mut self, kind: CudaStepKind, turns: &mut Turns) -> Result<(), Failure> {
-        const EXACT_EVERY: usize = 3;
-        if turns.steps.len().is_multiple_of(EXACT_EVERY) {
+    /// A step of `kind`, and before every `exact_every`-th an exact one at the same position, which leaves nothing behind. A
+    /// card has slow moments of a tenth of a second, up to a tenth slower, which must meet both.
+    fn turn(&mut self, kind: CudaStepKind, exact_every: usize, turns: &mut Turns) -> Result<(), Failure> {
+        if turns.steps.len().is_multiple_of(exact_every) {
             let before = self.len;
             turns.exact.push(self.timed_step(CudaStepKind::Exact)?);
             self.seek(before)?;
