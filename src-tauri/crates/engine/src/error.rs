@@ -37,7 +37,7 @@ pub enum EngineError {
     #[error("chat template: {0}")]
     Template(String),
     /// Weights, KV cache, rings and scratch do not fit.
-    #[error("not enough memory: {need_bytes} B needed, {free_bytes} B free")]
+    #[error("not enough memory: {} needed, {} free", amount(*need_bytes), amount(*free_bytes))]
     OutOfMemory {
         /// Bytes needed in all.
         need_bytes: u64,
@@ -95,6 +95,15 @@ pub enum EngineError {
     Tensor(#[from] candle_core::Error),
 }
 
+/// Bytes in words, as `17.2 GB`.
+fn amount(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1_000_000_000, "GB"), (1_000_000, "MB"), (1_000, "kB")];
+    match UNITS.into_iter().find(|(unit, _)| bytes >= *unit) {
+        Some((unit, name)) => format!("{:.1} {name}", bytes as f64 / unit as f64),
+        None => format!("{bytes} B"),
+    }
+}
+
 #[cfg(feature = "cuda")]
 impl From<mac_attention::cuda::CudaError> for EngineError {
     fn from(error: mac_attention::cuda::CudaError) -> Self {
@@ -113,5 +122,19 @@ impl From<mac_attention::cuda::CudaError> for EngineError {
             E::Kernel(error) => Self::Kernel(error),
             other => Self::Gpu { why: other.to_string() },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_told_in_words() {
+        let full = |need_bytes, free_bytes| {
+            EngineError::OutOfMemory { need_bytes, free_bytes, context_that_fits: 0 }.to_string()
+        };
+        assert_eq!(full(17_179_869_184, 999_999_999), "not enough memory: 17.2 GB needed, 1000.0 MB free");
+        assert_eq!(full(1_500, 999), "not enough memory: 1.5 kB needed, 999 B free");
     }
 }

@@ -12,7 +12,7 @@ mod wire;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{BufRead, BufReader, ErrorKind, Read};
-use std::os::unix::process::ExitStatusExt;
+use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -157,6 +157,8 @@ impl ReaderProcess {
             .stdin(Stdio::from(file))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
+            // A terminal's Ctrl-C is the parent's to answer.
+            .process_group(0)
             .spawn()
             .map_err(failed)?;
         let (sender, events) = sync_channel(LINES_AHEAD);
