@@ -39,7 +39,11 @@ pub(crate) fn run(args: ChatArgs) -> Result<(), Failure> {
     tell_device(&engine, args.kv.into());
     let mut session = Session::new(engine, interrupt, documents, &args, attention);
     match &args.question {
-        Some(question) => session.ask(question),
+        Some(question) => {
+            session.ask(question)?;
+            // A script must not take nothing for an answer.
+            if session.was_stopped_while_reading() { Err(Failure::Reported(130)) } else { Ok(()) }
+        }
         None => interactive::run(&mut session),
     }
 }

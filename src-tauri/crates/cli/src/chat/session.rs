@@ -64,6 +64,13 @@ impl Session {
         self.json
     }
 
+    /// Whether the last question was stopped before a word of its answer.
+    pub(crate) fn was_stopped_while_reading(&self) -> bool {
+        let stopped =
+            |figures: &Figures| figures.summary.stop == StopReason::User && figures.summary.decode_tokens == 0;
+        self.last.as_ref().is_some_and(stopped)
+    }
+
     /// Exact tokens of a document as it will be sent.
     pub(crate) fn document_tokens(&self, document: &Document) -> Result<usize, Failure> {
         let (text, _) = first_message(&[document], "");
@@ -110,7 +117,7 @@ impl Session {
     }
 
     fn finish(&mut self, figures: Figures) -> Result<(), Failure> {
-        if !self.json {
+        if !self.json && figures.summary.decode_tokens > 0 {
             write("\n")?;
         }
         remark(&summary::line(&figures, self.reuse.min_context()));
