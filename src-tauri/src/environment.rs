@@ -18,14 +18,41 @@ pub fn data_dir() -> Option<PathBuf> {
     std::env::var_os(DATA_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
-/// Why no window can open here, in words for the terminal; `None` where one can.
+/// Why no window can open here, in words for the terminal; `None` where one is named.
 pub fn why_no_window() -> Option<String> {
-    let named = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
-    (cfg!(target_os = "linux") && !DISPLAYS.into_iter().any(named)).then(|| {
-        "Reprise needs a display to open its window, and this terminal has none (DISPLAY and WAYLAND_DISPLAY are not \
-         set).\nThe same chat runs in a terminal:\n\n    reprise chat --attach FILE \"your question\"\n"
-            .to_owned()
-    })
+    (cfg!(target_os = "linux") && named_displays().is_empty())
+        .then(|| no_window("this terminal has none (DISPLAY and WAYLAND_DISPLAY are not set)"))
+}
+
+/// Why the display that is named cannot be opened; `None` where it can. Starts GTK, so what must be settled before it must
+/// have been. Without this the window's library would panic.
+pub fn why_display_fails() -> Option<String> {
+    let displays = named_displays();
+    display_cannot_be_opened()
+        .then(|| no_window(&format!("the one that is named cannot be opened ({})", displays.join(", "))))
+}
+
+/// `DISPLAY=:0` and the like, of those that are set.
+fn named_displays() -> Vec<String> {
+    let value = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    DISPLAYS.iter().filter_map(|name| Some(format!("{name}={}", value(name)?.to_string_lossy()))).collect()
+}
+
+fn no_window(why: &str) -> String {
+    format!(
+        "Reprise needs a display to open its window, and {why}.\nThe same chat runs in a terminal:\n\n    reprise chat \
+         --attach FILE \"your question\"\n"
+    )
+}
+
+#[cfg(target_os = "linux")]
+fn display_cannot_be_opened() -> bool {
+    gtk::init().is_err()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn display_cannot_be_opened() -> bool {
+    false
 }
 
 /// Frames passed through DMA-BUF need a GPU and its driver: NVIDIA's leaves the window empty, and without any GPU the

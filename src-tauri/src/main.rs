@@ -13,6 +13,10 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     environment::settle_web_view();
+    if let Some(why) = environment::why_display_fails() {
+        eprintln!("{why}");
+        return ExitCode::FAILURE;
+    }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

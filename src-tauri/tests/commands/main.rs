@@ -9,3 +9,5 @@ mod devices;
 mod documents;
 mod page;
 mod replies;
+#[cfg(target_os = "linux")]
+mod start;
