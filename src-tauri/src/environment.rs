@@ -18,31 +18,27 @@ pub fn data_dir() -> Option<PathBuf> {
     std::env::var_os(DATA_DIR).filter(|dir| !dir.is_empty()).map(PathBuf::from)
 }
 
-/// Why no window can open here, in words for the terminal; `None` where one is named.
+/// Why no window can open here, in words for the terminal; `None` where one can. Starts GTK, so what must be settled before
+/// it must have been. Without this the window's library would panic.
 pub fn why_no_window() -> Option<String> {
-    (cfg!(target_os = "linux") && named_displays().is_empty())
-        .then(|| no_window("this terminal has none (DISPLAY and WAYLAND_DISPLAY are not set)"))
-}
-
-/// Why the display that is named cannot be opened; `None` where it can. Starts GTK, so what must be settled before it must
-/// have been. Without this the window's library would panic.
-pub fn why_display_fails() -> Option<String> {
-    let displays = named_displays();
-    display_cannot_be_opened()
-        .then(|| no_window(&format!("the one that is named cannot be opened ({})", displays.join(", "))))
+    display_cannot_be_opened().then(|| {
+        let displays = named_displays();
+        let why = if displays.is_empty() {
+            "this terminal has none (DISPLAY and WAYLAND_DISPLAY are not set)".to_owned()
+        } else {
+            format!("the one that is named cannot be opened ({})", displays.join(", "))
+        };
+        format!(
+            "Reprise needs a display to open its window, and {why}.\nThe same chat runs in a terminal:\n\n    reprise chat \
+             --attach FILE \"your question\"\n"
+        )
+    })
 }
 
 /// `DISPLAY=:0` and the like, of those that are set.
 fn named_displays() -> Vec<String> {
     let value = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
     DISPLAYS.iter().filter_map(|name| Some(format!("{name}={}", value(name)?.to_string_lossy()))).collect()
-}
-
-fn no_window(why: &str) -> String {
-    format!(
-        "Reprise needs a display to open its window, and {why}.\nThe same chat runs in a terminal:\n\n    reprise chat \
-         --attach FILE \"your question\"\n"
-    )
 }
 
 #[cfg(target_os = "linux")]

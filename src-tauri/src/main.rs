@@ -8,12 +8,8 @@ use reprise_app_lib::{environment, run};
 
 fn main() -> ExitCode {
     reprise_library::pdf::serve_if_asked();
-    if let Some(why) = environment::why_no_window() {
-        eprintln!("{why}");
-        return ExitCode::FAILURE;
-    }
     environment::settle_web_view();
-    if let Some(why) = environment::why_display_fails() {
+    if let Some(why) = environment::why_no_window() {
         eprintln!("{why}");
         return ExitCode::FAILURE;
     }

@@ -1,7 +1,7 @@
 //! Paths on the command line to documents, with everything that was not read said on standard error.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use reprise_library::documents::{Document, DocumentError, Reader};
 use reprise_library::folder;
@@ -17,13 +17,7 @@ const SPELT_OUT: usize = 20;
 pub(crate) fn read(path: &Path, cancel: &AtomicBool) -> Result<Vec<Document>, Failure> {
     let executable = std::env::current_exe().map_err(|source| DocumentError::Io { path: path.to_owned(), source })?;
     let reader = Reader { executable };
-    let read = if path.is_dir() {
-        read_folder(&reader, path, cancel)
-    } else {
-        read_file(&reader, path, cancel).map(|document| vec![document])
-    };
-    // A terminal sends Ctrl-C to the PDF reader too, and its end may be noticed first.
-    read.map_err(|failure| if cancel.load(Ordering::Relaxed) { Failure::Interrupted } else { failure })
+    if path.is_dir() { read_folder(&reader, path, cancel) } else { read_file(&reader, path, cancel).map(|d| vec![d]) }
 }
 
 fn read_file(reader: &Reader, path: &Path, cancel: &AtomicBool) -> Result<Document, Failure> {

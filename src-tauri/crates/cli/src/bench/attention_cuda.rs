@@ -188,9 +188,9 @@ impl Bench {
             let before = self.len;
             turns.exact.push(self.timed_step(CudaStepKind::Exact)?);
             self.seek(before)?;
+            // What it counted.
+            self.layers.report()?;
         }
-        // What other steps counted.
-        self.layers.report()?;
         turns.steps.push(self.timed_step(kind)?);
         Ok(())
     }

@@ -1,8 +1,8 @@
 //! One generation, from its events to the terminal.
 
-use reprise_engine::{EngineError, Event, Generation, PrefillProgress, StopReason};
+use reprise_engine::{EngineError, Event, Generation, PrefillProgress};
 
-use super::summary::Figures;
+use super::summary::{Figures, stopped_while_reading};
 use super::wire;
 use crate::failure::Failure;
 use crate::figures::{grouped, percent};
@@ -37,7 +37,7 @@ pub(crate) fn follow(generation: &Generation, as_json: bool) -> Result<Reply, Fa
                 if as_json {
                     json(&wire::Done::from(&*summary))?;
                 }
-                let stopped = summary.stop == StopReason::User && summary.decode_tokens == 0;
+                let stopped = stopped_while_reading(&summary);
                 let unread_tokens = if stopped { unread_tokens.unwrap_or(summary.prompt_tokens) } else { 0 };
                 return Ok(Reply { text, figures: Figures { summary: *summary, unread_tokens } });
             }

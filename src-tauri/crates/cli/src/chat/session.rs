@@ -66,9 +66,7 @@ impl Session {
 
     /// Whether the last question was stopped before a word of its answer.
     pub(crate) fn was_stopped_while_reading(&self) -> bool {
-        let stopped =
-            |figures: &Figures| figures.summary.stop == StopReason::User && figures.summary.decode_tokens == 0;
-        self.last.as_ref().is_some_and(stopped)
+        self.last.as_ref().is_some_and(|figures| summary::stopped_while_reading(&figures.summary))
     }
 
     /// Exact tokens of a document as it will be sent.

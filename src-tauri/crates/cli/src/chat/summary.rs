@@ -12,6 +12,11 @@ pub(crate) struct Figures {
     pub(crate) unread_tokens: usize,
 }
 
+/// Whether an answer was stopped before its first word.
+pub(crate) fn stopped_while_reading(s: &Summary) -> bool {
+    s.stop == StopReason::User && s.decode_tokens == 0
+}
+
 /// One line for standard error.
 pub(crate) fn line(figures: &Figures, min_context: usize) -> String {
     let s = &figures.summary;

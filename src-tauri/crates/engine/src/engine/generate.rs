@@ -11,7 +11,7 @@ use super::progress::ReadingClock;
 use super::thread::{Command, Shared};
 use super::{ModelInfo, common_prefix};
 use crate::exec::Executor;
-use crate::text::TextModel;
+use crate::text::{TextModel, goes_on};
 use crate::{Attention, AuditSummary, EngineError, Event, PrefillProgress, StepStats, StopReason, Summary, TokenEvent};
 
 pub(super) fn generate(
@@ -137,8 +137,7 @@ impl<'a> Reply<'a> {
 
     fn write(&mut self) -> Result<(), EngineError> {
         let request = &self.command.request;
-        // Nothing written yet is the same as a new reply.
-        let continues = request.continue_reply && request.messages.last().is_some_and(|m| !m.content.trim().is_empty());
+        let continues = goes_on(&request.messages, request.continue_reply);
         let mut stream = if continues { self.text.stream_after(&self.command.ids)? } else { self.text.stream() };
         let capacity = self.info.context_tokens;
         let most = self.command.request.max_tokens.unwrap_or(usize::MAX);

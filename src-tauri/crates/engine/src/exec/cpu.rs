@@ -111,15 +111,8 @@ impl CandleExecutor {
         check_tokens(tokens, self.kv.capacity() - self.kv_len, self.spec.vocab)
     }
 
-    /// Reads a chunk; whether it was finished. If not, the cache is as before.
-    pub(super) fn read_chunk(
-        &mut self,
-        tokens: &[u32],
-        seed_from: usize,
-        last: bool,
-        cancel: &AtomicBool,
-    ) -> Result<bool, EngineError> {
-        let finished = self.chunk(tokens, seed_from, last, cancel);
+    /// Counts the tokens of a chunk or step that was finished; after any other the cache is as before.
+    pub(super) fn settle(&mut self, finished: Result<bool, EngineError>, tokens: &[u32]) -> Result<bool, EngineError> {
         if let Ok(true) = finished {
             self.kv_len += tokens.len();
             self.tokens.extend_from_slice(tokens);
@@ -129,8 +122,9 @@ impl CandleExecutor {
         finished
     }
 
-    /// Keys, values and ring entries behind those of the cache, and the logits if it is the last chunk.
-    fn chunk(
+    /// Keys, values and ring entries behind those of the cache, and the logits if it is the last chunk. Whether it was
+    /// finished; see [`Self::settle`].
+    pub(super) fn chunk(
         &mut self,
         tokens: &[u32],
         seed_from: usize,
@@ -292,7 +286,8 @@ impl Executor for CandleExecutor {
         while !left.is_empty() {
             let (chunk, rest) = left.split_at(self.pace.next(left.len()));
             let began = Instant::now();
-            if !self.read_chunk(chunk, seed_from, rest.is_empty(), cancel)? {
+            let finished = self.chunk(chunk, seed_from, rest.is_empty(), cancel);
+            if !self.settle(finished, chunk)? {
                 return Ok(ControlFlow::Break(()));
             }
             self.pace.measured(chunk.len(), began.elapsed());
@@ -306,21 +301,8 @@ impl Executor for CandleExecutor {
 
     fn decode(&mut self, token: u32, cancel: &AtomicBool) -> Result<ControlFlow<()>, EngineError> {
         self.check_tokens(&[token])?;
-        match self.step(token, cancel) {
-            Ok(true) => {
-                self.kv_len += 1;
-                self.tokens.push(token);
-                Ok(ControlFlow::Continue(()))
-            }
-            Ok(false) => {
-                self.drop_unfinished();
-                Ok(ControlFlow::Break(()))
-            }
-            Err(e) => {
-                self.drop_unfinished();
-                Err(e)
-            }
-        }
+        let finished = self.step(token, cancel);
+        Ok(if self.settle(finished, &[token])? { ControlFlow::Continue(()) } else { ControlFlow::Break(()) })
     }
 
     fn choose(&mut self) -> Result<u32, EngineError> {

@@ -79,7 +79,8 @@ mod tests {
         let (seed_from, mut left, mut sizes) = (executor.seed_from(ids.len()), ids, Vec::new());
         while !left.is_empty() {
             let (chunk, rest) = left.split_at(next(left.len()));
-            assert!(executor.read_chunk(chunk, seed_from, rest.is_empty(), &go_on).unwrap());
+            let finished = executor.chunk(chunk, seed_from, rest.is_empty(), &go_on);
+            assert!(executor.settle(finished, chunk).unwrap());
             sizes.push(chunk.len());
             left = rest;
         }

@@ -41,6 +41,11 @@ pub(super) struct Found {
     pub(super) message_starts: Vec<usize>,
 }
 
+/// Whether the reply goes on behind what its message holds. Nothing written yet is the same as a new reply.
+pub(crate) fn goes_on(messages: &[Message], continue_reply: bool) -> bool {
+    continue_reply && messages.last().is_some_and(|last| !last.content.trim().is_empty())
+}
+
 pub(super) fn guard(messages: &[Message], continue_reply: bool, codec: &TextCodec) -> Result<Guarded, EngineError> {
     let Some(last) = messages.last() else {
         return Err(EngineError::InvalidRequest("a chat without messages".into()));
@@ -57,8 +62,7 @@ pub(super) fn guard(messages: &[Message], continue_reply: bool, codec: &TextCode
     };
     let markers = Markers { literal, start, end };
 
-    // Nothing written yet is the same as a new reply.
-    let continues = continue_reply && !last.content.trim().is_empty();
+    let continues = goes_on(messages, continue_reply);
     let kept = if continue_reply && !continues { &messages[..messages.len() - 1] } else { messages };
     let mut guarded: Vec<Message> = kept
         .iter()

@@ -13,6 +13,7 @@ mod stream;
 mod template;
 mod tokenizer;
 
+pub(crate) use guard::goes_on;
 pub use stream::TextStream;
 pub use template::ChatTemplate;
 pub use tokenizer::{Encoded, TextCodec};
